@@ -1,0 +1,30 @@
+"""miscompute: what a hardware fault in an AI accelerator does to training and to the trained model.
+
+Hardware has *faults*; faults cause *errors*; errors are injected into *experiments*; experiments have *outcomes*. Each
+noun is a package, and each package imports only from those before it. What describes hardware, faults and errors
+imports without PyTorch; the rest is loaded when first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ._invalid import InvalidInput as InvalidInput
+from .error import Error as Error
+from .error import Range as Range
+from .error import Region as Region
+from .error import lower as lower
+from .fault import PERMANENT as PERMANENT
+from .fault import ActivationRegister as ActivationRegister
+from .fault import Fault as Fault
+from .fault import Flip as Flip
+from .fault import Intermittent as Intermittent
+from .fault import StuckAt as StuckAt
+from .fault import Transient as Transient
+from .fault import WeightBus as WeightBus
+from .fault import WeightRegister as WeightRegister
+from .fault import parse_fault as parse_fault
+from .hardware import Layer as Layer
+from .hardware import Nvdla as Nvdla
+from .hardware import nvdla as nvdla
+from .hardware import nvdla_large as nvdla_large
+from .hardware import nvdla_small as nvdla_small

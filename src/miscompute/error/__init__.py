@@ -1,0 +1,9 @@
+"""Errors: which elements of which operand of which pass a fault corrupts, and how.
+
+A fault is in hardware; an error is in a tensor. `lower` derives the second from the first, by the rules of the array.
+"""
+
+from ._error import Error as Error
+from ._lower import lower as lower
+from ._region import Range as Range
+from ._region import Region as Region

@@ -1,0 +1,28 @@
+"""Accelerator arrays as data: which tensor element sits in which register, and when.
+
+A hardware fault is at a *place*. This package knows the geometry of an array (rows are input-channel lanes, columns are
+cells, the output channels in flight), the order in which it walks a layer, and the swizzle that moves channels over the
+lanes. It knows nothing of faults; `miscompute.error` puts the two together.
+"""
+
+from ._array import ARRAYS as ARRAYS
+from ._array import Array as Array
+from ._array import Mapping as Mapping
+from ._array import Nvdla as Nvdla
+from ._array import array_named as array_named
+from ._array import nvdla as nvdla
+from ._array import nvdla_large as nvdla_large
+from ._array import nvdla_small as nvdla_small
+from ._layer import OPERANDS as OPERANDS
+from ._layer import PASSES as PASSES
+from ._layer import Layer as Layer
+from ._layer import Operand as Operand
+from ._layer import Pass as Pass
+from ._swizzle import SWIZZLES as SWIZZLES
+from ._swizzle import NoSwizzle as NoSwizzle
+from ._swizzle import RandomEachStep as RandomEachStep
+from ._swizzle import RotateEachLayer as RotateEachLayer
+from ._swizzle import RotateEachStep as RotateEachStep
+from ._swizzle import RotateEachStripe as RotateEachStripe
+from ._swizzle import Swizzle as Swizzle
+from ._swizzle import swizzle_named as swizzle_named

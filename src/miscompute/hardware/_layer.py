@@ -1,0 +1,128 @@
+"""A layer as an accelerator sees it: one convolution, with its shapes."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from .._invalid import InvalidInput
+
+Pass = Literal["forward", "grad_input", "grad_weight"]
+"""The three computations a layer asks of the array in a training step."""
+
+Operand = Literal["weight", "input", "grad_output"]
+"""The tensors those computations read; each pass reads two of them."""
+
+PASSES: tuple[Pass, ...] = get_args(Pass)
+OPERANDS: tuple[Operand, ...] = get_args(Operand)
+
+_KERNEL_DIMS = {0: (), 1: ("s",), 2: ("r", "s"), 3: ("t", "r", "s")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A convolution over 1, 2 or 3 spatial dimensions, or a linear layer (no spatial dimensions).
+
+    All sizes count elements. ``n`` is the batch; for a linear layer it is the product of all leading dimensions. Tuples
+    have one entry a spatial dimension, outermost first; ``padding`` is what stands on each side and is zero-valued.
+    ``index`` is the layer's place among the layers of its model (0 first), which a swizzle may go by.
+
+    >>> Layer(name="conv1", n=128, ic=3, oc=64, size=(32, 32), kernel=(5, 5), stride=(2, 2), padding=(2, 2)).out_size
+    (16, 16)
+    >>> Layer(name="fc", n=128, ic=1024, oc=10).shape("grad_output")
+    (128, 10)
+    """
+
+    name: str
+    n: int
+    ic: int
+    oc: int
+    size: tuple[int, ...] = ()
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] | None = None
+    padding: tuple[int, ...] | None = None
+    dilation: tuple[int, ...] | None = None
+    groups: int = 1
+    index: int = 0
+
+    def __post_init__(self) -> None:
+        rank = len(self.size)
+        if rank not in _KERNEL_DIMS:
+            raise InvalidInput(f"size={self.size} of layer {self.name!r} has {rank} dimensions; 0 to 3 are known")
+        for field, default in (("stride", 1), ("padding", 0), ("dilation", 1)):
+            if getattr(self, field) is None:
+                object.__setattr__(self, field, (default,) * rank)
+        for field in ("kernel", "stride", "padding", "dilation"):
+            if len(getattr(self, field)) != rank:
+                raise InvalidInput(
+                    f"{field}={getattr(self, field)} of layer {self.name!r} needs {rank} entries, as size={self.size}"
+                )
+        for field in ("n", "ic", "oc", "groups"):
+            if getattr(self, field) < 1:
+                raise InvalidInput(f"{field}={getattr(self, field)} of layer {self.name!r} must be at least 1")
+        if self.ic % self.groups or self.oc % self.groups:
+            raise InvalidInput(
+                f"groups={self.groups} of layer {self.name!r} must divide ic={self.ic} and oc={self.oc}"
+            )
+        if min(self.out_size, default=1) < 1:
+            raise InvalidInput(f"kernel={self.kernel} of layer {self.name!r} does not fit into size={self.size}")
+
+    @property
+    def out_size(self) -> tuple[int, ...]:
+        """The spatial size of the output."""
+        assert self.stride is not None
+        assert self.padding is not None
+        assert self.dilation is not None
+        return tuple(
+            (i + 2 * p - d * (k - 1) - 1) // s + 1
+            for i, k, s, p, d in zip(
+                self.size, self.kernel, self.stride, self.padding, self.dilation, strict=True
+            )
+        )
+
+    def dims(self, operand: Operand) -> tuple[str, ...]:
+        """Name an operand's dimensions, outermost first, as regions do.
+
+        A grouped convolution's weight is seen with its output channels split, ``(group, oc, ic, r, s)``; channel
+        indices of ``oc`` and ``ic`` then count within the group.
+        """
+        match operand:
+            case "weight":
+                group = ("group",) if self.groups > 1 else ()
+                return (*group, "oc", "ic", *_KERNEL_DIMS[len(self.kernel)])
+            case "input":
+                return ("n", "ic", *("d", "h", "w")[3 - len(self.size) :])
+            case "grad_output":
+                return ("n", "oc", *("od", "oh", "ow")[3 - len(self.size) :])
+
+    def shape(self, operand: Operand) -> tuple[int, ...]:
+        """Give an operand's shape, in the order of `dims`."""
+        match operand:
+            case "weight":
+                group = (self.groups,) if self.groups > 1 else ()
+                return (*group, self.oc // self.groups, self.ic // self.groups, *self.kernel)
+            case "input":
+                return (self.n, self.ic, *self.size)
+            case "grad_output":
+                return (self.n, self.oc, *self.out_size)
+
+    def elements(self, operand: Operand) -> int:
+        """Count an operand's elements."""
+        return math.prod(self.shape(operand))
+
+    def result(self, pass_: Pass) -> dict[str, int]:
+        """Name and size the dimensions of what a pass computes, its spatial positions flattened to ``pixel``.
+
+        A linear layer has no ``pixel``. A grouped layer's weight gradient is split as its weight is (`dims`).
+
+        >>> Layer(name="c", n=4, ic=3, oc=8, size=(9, 9), kernel=(3, 3)).result("forward")
+        {'n': 4, 'oc': 8, 'pixel': 49}
+        """
+        match pass_:
+            case "forward":
+                dims, spatial = {"n": self.n, "oc": self.oc}, self.out_size
+            case "grad_input":
+                dims, spatial = {"n": self.n, "ic": self.ic}, self.size
+            case "grad_weight":
+                dims = dict(zip(self.dims("weight"), self.shape("weight"), strict=True))
+                spatial = tuple(dims.pop(dim) for dim in _KERNEL_DIMS[len(self.kernel)])
+        return {**dims, "pixel": math.prod(spatial)} if spatial else dims
