@@ -28,3 +28,20 @@ from .hardware import Nvdla as Nvdla
 from .hardware import nvdla as nvdla
 from .hardware import nvdla_large as nvdla_large
 from .hardware import nvdla_small as nvdla_small
+
+if TYPE_CHECKING:
+    from .injection import Injection as Injection
+    from .injection import inject as inject
+    from .injection import trace as trace
+
+_LAZY = {
+    "Injection": "injection",
+    "inject": "injection",
+    "trace": "injection",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_LAZY[name]}", __name__), name)

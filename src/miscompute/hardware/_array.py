@@ -115,8 +115,8 @@ class Nvdla(Array):
 
         A stripe takes 2K pixels while at least 4K remain, else all that remain if those are at most 2K, else K.
 
-        >>> [len(stripe) for stripe in nvdla(rows=8, cols=8).stripes(16 + 16 + 8 + 9)]
-        [16, 8, 8, 8, 9]
+        >>> [len(stripe) for stripe in nvdla(rows=8, cols=8).stripes(49)]
+        [16, 16, 8, 9]
         """
         K = self.cols
         stripes, start = [], 0

@@ -1,0 +1,163 @@
+"""The command line: reads arguments, calls the library, prints. Heavy imports wait until a command needs them."""
+
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ._invalid import InvalidInput
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="What a hardware fault in an AI accelerator does to training and to the trained model.",
+)
+
+_DEFAULT_FAULT = "weight[0,0] bit 28 stuck-at 0"
+
+Model = Annotated[str | None, typer.Option(help="alexnet or lenet5; default: the data set's.")]
+Width = Annotated[float | None, typer.Option(help="Scales the model's hidden channels.")]
+ArrayName = Annotated[str, typer.Option("--array", help="nvdla-small, nvdla-large or nvdla-ROWSxCOLS.")]
+FaultText = Annotated[str, typer.Option("--fault", help="Such as 'weight[0,0] bit 28 stuck-at 0'.")]
+GradWeight = Annotated[str, typer.Option(help="How weight gradients lie on the array: A or B.")]
+Data = Annotated[str, typer.Option(help="cluttered_digits or cifar10.")]
+
+
+@app.callback()
+def _main() -> None:
+    """Take the options that come before a command: none."""
+
+
+@app.command()
+def train(
+    data: Data = "cluttered_digits",
+    model: Model = None,
+    width: Width = None,
+    array: ArrayName = "nvdla-small",
+    fault: FaultText = _DEFAULT_FAULT,
+    grad_weight: GradWeight = "A",
+    swizzle: Annotated[
+        list[str] | None, typer.Option(help="A swizzle to run with the fault; may be repeated; 'none' for none.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides weights, order and augmentation.")] = None,
+    golden_seeds: Annotated[int, typer.Option(help="How many fault-free runs give the spread.")] = 3,
+    optimizer: Annotated[str | None, typer.Option(help="adam, adamw or sgd.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of sgd.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of any optimizer.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="constant, cosine or one-cycle.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
+    evaluate_every: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
+    data_folder: Annotated[Path | None, typer.Option(help="Where the data set is.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; default: a name under runs/.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue what the run directory holds.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Runs at once; default: one a processor.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Train with a fault and without, and judge what the fault did.
+
+    Golden runs of several seeds, the faulty run and the faulty run with channel swizzling, each evaluated on the faulty
+    and on a healthy machine; prints a table and draws a figure.
+    """
+    from rich.console import Console
+
+    from .experiment import Experiment
+    from .experiment import train as run_experiment
+    from .report import curves_chart, outcome_table, write_chart
+    from .tasks import recipe_for
+
+    recipe = recipe_for(
+        data,
+        model=model,
+        width=width,
+        seed=seed,
+        optimizer=optimizer,
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        batch_size=batch_size,
+        steps=steps,
+        evaluate_every=evaluate_every,
+    )
+    experiment = Experiment(
+        recipe=recipe,
+        array=_array(array, grad_weight),
+        fault=_fault(fault),
+        golden_seeds=golden_seeds,
+        swizzles=tuple(name for name in swizzle or ["step"] if name != "none"),
+    )
+    if out is None:
+        slug = re.sub(r"[^a-z0-9]+", "-", f"{recipe.model}-{data}-{array}-{fault}-seed-{recipe.seed}".lower())
+        out = Path("runs") / slug
+    result = run_experiment(
+        experiment, out, resume=resume, data_folder=data_folder, workers=workers, quiet=quiet
+    )
+    console = Console()
+    console.print(outcome_table(result))
+    png, html = write_chart(curves_chart(result), out / "curves")
+    print(f"figure: {png} (interactive: {html})\nrun directory: {out}")
+
+
+@app.command()
+def lower(
+    data: Data = "cluttered_digits",
+    model: Model = None,
+    width: Width = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    array: ArrayName = "nvdla-small",
+    fault: FaultText = _DEFAULT_FAULT,
+    grad_weight: GradWeight = "A",
+    swizzle: Annotated[str, typer.Option(help="none, step, stripe, layer, random or random:SEED.")] = "none",
+    step: Annotated[int, typer.Option(min=0, help="The optimizer step, for swizzles that move.")] = 0,
+) -> None:
+    """Show which elements of which operands a fault corrupts, per layer and pass, without running anything."""
+    import torch
+    from rich.console import Console
+
+    from .error import lower as lower_fault
+    from .hardware import swizzle_named
+    from .injection import trace
+    from .report import lowering_table
+    from .tasks import build_model, recipe_for
+
+    recipe = recipe_for(data, model=model, width=width, batch_size=batch_size)
+    channels = {"cluttered_digits": 1, "cifar10": 3}[data]
+    network = build_model(recipe.model, channels=channels, classes=10, width=recipe.width)
+    layers = trace(network, torch.zeros(recipe.batch_size, channels, 32, 32))
+    place = replace(_array(array, grad_weight), swizzle=swizzle_named(swizzle))
+    errors = lower_fault(_fault(fault), place, layers, step=step)
+    print(f"{fault} on {array}, {recipe.model}, batch {recipe.batch_size}")
+    Console().print(lowering_table(layers, errors))
+
+
+def _array(name: str, grad_weight: str):  # type: ignore[no-untyped-def]
+    from .hardware import array_named
+
+    return replace(array_named(name), grad_weight=grad_weight)
+
+
+def _fault(text: str):  # type: ignore[no-untyped-def]
+    from .fault import parse_fault
+
+    return parse_fault(text)
+
+
+def main() -> None:
+    """Run the command line: exit status 2 and one line for bad input, 130 after Ctrl-C."""
+    try:
+        app(standalone_mode=False)
+    except InvalidInput as error:
+        print(f"miscompute: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,290 @@
+"""The context manager: from intercepted calls to layers on the faulty array."""
+
+import sys
+import warnings
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+from torch.overrides import TorchFunctionMode
+
+from .._invalid import InvalidInput
+from ..error import lower
+from ..fault import PERMANENT, Fault
+from ..hardware import Array, Layer, Pass
+from ._log import Log
+from ._operators import OPERATORS, UNLOWERED, Call, Operator
+from ._passes import LayerOnArray, OnArray, Plan, make_plan
+from ._private import in_backward, is_top_mode
+
+_Function = Callable[..., Any]
+
+
+class _Interception(TorchFunctionMode):
+    """Offers every operator that would run on the array to a handler, if the call is the model's own.
+
+    A call is the model's if it happens inside the model's forward, or on one of its parameters (a submodule called
+    directly), or while the backward pass recomputes part of a forward (gradient checkpointing).
+    """
+
+    def __init__(self, model: nn.Module, handler: Callable[[Operator, Call, str], Tensor | None]) -> None:
+        super().__init__()
+        for name, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                raise InvalidInput(
+                    f"model: its part {name!r} is a TorchScript module, whose operators cannot be intercepted; "
+                    "use the Python module it was made from"
+                )
+        self._model = model
+        self._handler = handler
+        self._depth = 0
+        self._names: dict[int, str] = {}
+        for name, parameter in model.named_parameters():
+            self._names.setdefault(id(parameter), name.removesuffix(".weight"))
+        self.unlowered: dict[str, int] = {}
+
+    def hold(self) -> ExitStack:
+        """Start intercepting; closing what is returned ends it and leaves the model as it was."""
+        with ExitStack() as stack:
+            if "torch._dynamo" in sys.modules:  # else nothing has been compiled
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            for handle in (
+                self._model.register_forward_pre_hook(self._entered),
+                self._model.register_forward_hook(self._left, always_call=True),
+            ):
+                stack.callback(handle.remove)
+            stack.enter_context(self)
+            return stack.pop_all()
+
+    def _entered(self, *_: object) -> None:
+        self._depth += 1
+
+    def _left(self, *_: object) -> None:
+        self._depth -= 1
+
+    def owns(self, parameters: list[dict[str, Any]]) -> bool:
+        """Whether an optimizer's parameter groups hold a parameter of the model."""
+        return any(id(parameter) in self._names for group in parameters for parameter in group["params"])
+
+    def __torch_function__(
+        self, func: _Function, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None  # noqa: ARG002
+    ) -> Any:
+        """Compute an operator on the array if it is the model's, else as always."""
+        kwargs = kwargs or {}
+        operator = OPERATORS.get(func)
+        if operator is None:
+            if self._depth and func in UNLOWERED:
+                name = UNLOWERED[func]
+                self.unlowered[name] = self.unlowered.get(name, 0) + 1
+            return func(*args, **kwargs)
+        if torch.compiler.is_compiling():
+            raise InvalidInput("model: it is being compiled under injection; compile it after, or use it uncompiled")
+        weight = args[1] if len(args) > 1 else kwargs["weight"]
+        name = self._names.get(id(weight))
+        if name is None:
+            if not (self._depth or (in_backward() and not weight.is_leaf)):
+                return func(*args, **kwargs)
+            name = f"{operator.name}({'x'.join(map(str, weight.shape))})"
+        call = operator.read(*args, **kwargs)
+        result = self._handler(operator, call, name)
+        if result is None:
+            return func(*args, **kwargs)
+        return result if call.restore is None else call.restore(result)
+
+
+class Injection:
+    """An injection under way: what `inject` gives. Its `log` stays readable afterwards."""
+
+    def __init__(self, model: nn.Module, fault: Fault, *, array: Array, step: int = 0) -> None:
+        fault.site.exposure(rows=array.rows, cols=array.cols)
+        if array.format is not None:
+            fault.effect.masks(array.format)
+        self.log = Log()
+        self._fault = fault
+        self._array = array
+        self._first_step = step
+        self._step = step
+        self._is_permanent = fault.timing == PERMANENT
+        self._is_on = False
+        self._interception = _Interception(model, self._compute)
+        self._optimizers: dict[int, tuple[Optimizer, int]] = {}
+        self._layers: dict[Hashable, LayerOnArray] = {}
+        self._indices: dict[str, int] = {}
+        self._lanes: dict[int, Hashable] = {}
+        self._stack = ExitStack()
+        self._is_stepping = False
+
+    @property
+    def step(self) -> int:
+        """How many optimizer steps are completed. With several optimizers of the model, those of the busiest."""
+        return self._step
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Compute on a healthy machine inside: an evaluation amid training, say."""
+        was_on, self._is_on = self._is_on, False
+        try:
+            yield
+        finally:
+            self._is_on = was_on
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(self._interception.hold())
+            for handle in (
+                register_optimizer_step_pre_hook(self._before_step),
+                register_optimizer_step_post_hook(self._after_step),
+            ):
+                stack.callback(handle.remove)
+            self._stack = stack.pop_all()
+        self._is_on = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_on = False
+        self._resume()
+        self._stack.close()
+        self.log.unlowered.update(self._interception.unlowered)
+        if self.log.unlowered and error is None:
+            names = ", ".join(self.log.unlowered)
+            warnings.warn(f"the model ran {names}, not lowered yet: no fault was injected there", stacklevel=2)
+
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        # An optimizer's many small operators need not pass through the interception; a closure runs the model, though.
+        if len(args) < 2 and not kwargs and is_top_mode(self._interception):
+            self._interception.__exit__(None, None, None)
+            self._is_stepping = True
+
+    def _after_step(self, optimizer: Optimizer, *_: object) -> None:
+        self._resume()
+        if id(optimizer) not in self._optimizers and not self._interception.owns(optimizer.param_groups):
+            return
+        _, steps = self._optimizers.get(id(optimizer), (optimizer, 0))
+        self._optimizers[id(optimizer)] = (optimizer, steps + 1)
+        self._step = max(self._step, self._first_step + steps + 1)
+        self._lanes.clear()
+
+    def _resume(self) -> None:
+        if self._is_stepping:
+            self._is_stepping = False
+            self._interception.__enter__()
+
+    def _compute(self, operator: Operator, call: Call, name: str) -> Tensor | None:
+        if not self._is_on:
+            return None
+        x, weight, bias, geometry, _ = _cast_as_autocast(call)
+        key = (name, x.shape, geometry)
+        on_array = self._layers.get(key)
+        if on_array is None:
+            index = self._indices.setdefault(name, len(self._indices))
+            on_array = self._layers[key] = LayerOnArray(
+                geometry.layer(name, index, x, weight),
+                geometry,
+                format=self._array.format,
+                plan=self._plan,
+                record=self.log.add,
+            )
+        if not on_array.is_hit():
+            return None
+        if torch.is_grad_enabled():
+            return OnArray.apply(x, weight, bias, on_array)  # type: ignore[no-any-return]
+        return on_array.forward(x, weight, bias)
+
+    def _plan(self, on_array: LayerOnArray, pass_: Pass) -> Plan | None:
+        layer, step, fault = on_array.layer, self._step, self._fault
+        if not self._is_on:
+            return None
+        if not (self._is_permanent or fault.timing.active(step=step, pass_=pass_, layer=layer.name)):
+            return None
+        lanes = self._lanes.get(layer.index)
+        if lanes is None:
+            by_lanes = self._array.lanes(step=step, layer=layer.index)
+            lanes = self._lanes[layer.index] = step if self._array.swizzle.per_stripe else by_lanes
+        plans = on_array.plans
+        key = (pass_, lanes)
+        if key not in plans:
+            if len(plans) > 256:  # a random swizzle never comes back to the same lanes
+                plans.clear()
+            plans[key] = make_plan(layer, pass_, lower(fault, self._array, layer, step=step, passes=(pass_,)))
+        return plans[key]
+
+
+def _cast_as_autocast(call: Call) -> Call:
+    """Do what autocast would have done inside the operator that is replaced."""
+    kind = call.x.device.type
+    if not torch.is_autocast_enabled(kind):
+        return call
+    dtype = torch.get_autocast_dtype(kind)
+
+    def cast(tensor: Tensor | None) -> Any:
+        if tensor is None or not tensor.is_floating_point() or tensor.dtype == torch.float64:
+            return tensor
+        return tensor.to(dtype)
+
+    return call._replace(x=cast(call.x), weight=cast(call.weight), bias=cast(call.bias))
+
+
+def inject(model: nn.Module, fault: Fault, *, array: Array, step: int = 0) -> Injection:
+    """Run a model on a faulty array inside a ``with`` block.
+
+    Convolutions and linear layers of the model, functional calls included, compute all three passes with the operands
+    the array would read. Parameters, gradients and buffers hold what the faulty chip's memory would; nothing is changed
+    behind the model's back, and on exit all is as before. Steps are counted by the model's own optimizer.
+
+    *Fidelity*: the operands of every multiplier are exact to the bit (docs/architecture.md, "Lowering"); sums are
+    PyTorch's, whose order is not the array's. Biases, normalisation, activation functions, the loss and the optimizer
+    run on fault-free units.
+
+    Args:
+        model: any module; unmodified, on any device, compiled (it then runs uncompiled) or not.
+        fault: what is broken.
+        array: the array it is broken in.
+        step: the optimizer step to count from, when a training is continued.
+
+    Raises:
+        InvalidInput: if the site is not on the array, or the model cannot be intercepted; while the model runs, if the
+            fault's bit is outside its operands' format or the format has no fault model.
+
+    >>> import miscompute as mc
+    >>> model = torch.nn.Linear(8, 8, bias=False)
+    >>> fault = mc.Fault(site=mc.WeightRegister(row=0, col=0), effect=mc.StuckAt(bit=31, value=0))
+    >>> with mc.inject(model, fault, array=mc.nvdla_small()) as injection:
+    ...     loss = model(torch.ones(1, 8)).sum()
+    >>> [(row.layer, row.pass_, row.reached) for row in injection.log]
+    [('', 'forward', 1)]
+    """
+    return Injection(model, fault, array=array, step=step)
+
+
+def trace(model: nn.Module, *inputs: Any) -> tuple[Layer, ...]:
+    """Record the layers of a model that run on an array, in the order in which they first run.
+
+    The model runs once, in evaluation mode and without gradients; ``inputs`` are what its forward takes.
+
+    >>> [layer.name for layer in trace(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(5, 4))]
+    ['0', '2']
+    """
+    layers: dict[str, Layer] = {}
+
+    def note(_: Operator, call: Call, name: str) -> None:
+        layers.setdefault(name, call.geometry.layer(name, len(layers), call.x, call.weight))
+
+    training = [module for module in model.modules() if module.training]
+    try:
+        model.eval()
+        with _Interception(model, note).hold(), torch.no_grad():
+            model(*inputs)
+    finally:
+        for module in training:
+            module.training = True
+    return tuple(layers.values())

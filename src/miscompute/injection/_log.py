@@ -1,0 +1,90 @@
+"""What an injection really did, layer by layer and pass by pass."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..hardware import PASSES, Pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogRow:
+    """One pass of one layer: how often it ran with the fault active, and what the fault did.
+
+    ``reached`` counts elements that were read through the faulty place, ``changed`` those whose bits came out different,
+    both summed over ``executions``. Reached but never changed is *not activated*.
+    """
+
+    layer: str
+    pass_: Pass
+    executions: int
+    reached: int
+    changed: int
+
+
+@dataclass
+class _Entry:
+    executions: int = 0
+    reached: int = 0
+    changed: int = 0
+    pending: list[Tensor] = field(default_factory=list)
+
+
+class Log:
+    """The record of an injection: a table of `LogRow`, and the operators that ran without being lowered."""
+
+    _PENDING = 256  # changed-value counts are left on the device and summed this many at a time
+
+    def __init__(self) -> None:
+        self._entries: dict[tuple[str, Pass], _Entry] = {}
+        self.unlowered: dict[str, int] = {}
+
+    def add(self, layer: str, pass_: Pass, reached: int, changed: list[Tensor]) -> None:
+        """Note one execution of a pass; ``changed`` holds counts as tensors of one element."""
+        entry = self._entries.get((layer, pass_))
+        if entry is None:
+            entry = self._entries[layer, pass_] = _Entry()
+        entry.executions += 1
+        entry.reached += reached
+        entry.pending += changed
+        if len(entry.pending) > self._PENDING:
+            self._settle(entry)
+
+    @staticmethod
+    def _settle(entry: _Entry) -> None:
+        if entry.pending:
+            entry.changed += int(torch.stack(entry.pending).sum())
+            entry.pending.clear()
+
+    def __iter__(self) -> Iterator[LogRow]:
+        for (layer, pass_), entry in sorted(
+            self._entries.items(), key=lambda item: (item[0][0], PASSES.index(item[0][1]))
+        ):
+            self._settle(entry)
+            yield LogRow(
+                layer=layer,
+                pass_=pass_,
+                executions=entry.executions,
+                reached=entry.reached,
+                changed=entry.changed,
+            )
+
+    @property
+    def reached(self) -> int:
+        """Elements reached, over all layers and passes."""
+        return sum(row.reached for row in self)
+
+    @property
+    def changed(self) -> int:
+        """Values really changed, over all layers and passes."""
+        return sum(row.changed for row in self)
+
+    def __str__(self) -> str:
+        head = f"{'layer':24} {'pass':12} {'executions':>10} {'reached':>14} {'changed':>14}"
+        rows = [
+            f"{row.layer:24} {row.pass_:12} {row.executions:10,} {row.reached:14,} {row.changed:14,}" for row in self
+        ]
+        missed = [f"not lowered: {name}, run {times:,} times" for name, times in self.unlowered.items()]
+        return "\n".join([head, *rows, *missed])

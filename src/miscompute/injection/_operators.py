@@ -1,0 +1,220 @@
+"""The operators that run on the array: from a call to a layer, and from a layer to its three passes.
+
+To add an operator, write how its call is read and how its passes are computed, and add one row to `OPERATORS`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from ..hardware import Layer, Operand, Pass
+
+_backward = torch.ops.aten.convolution_backward.default
+
+
+class Geometry(ABC):
+    """What a call says besides its tensors; computes the three passes from operands of any number of channels."""
+
+    @abstractmethod
+    def layer(self, name: str, index: int, x: Tensor, weight: Tensor) -> Layer:
+        """Describe the call as a layer."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Compute the output."""
+
+    @abstractmethod
+    def grad_input(self, grad_output: Tensor, weight: Tensor, size: tuple[int, ...]) -> Tensor:
+        """Compute the input's gradient; ``size`` is the input's spatial size."""
+
+    @abstractmethod
+    def grad_weight(
+        self, grad_output: Tensor, x: Tensor, kernel: tuple[int, ...], *, bias: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Compute the gradients of weight and bias."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Convolution(Geometry):
+    """``torch.conv1d``, ``conv2d``, ``conv3d``: input (n, ic, *size), weight (oc, ic / groups, *kernel)."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    def layer(self, name: str, index: int, x: Tensor, weight: Tensor) -> Layer:
+        """Describe the call as a layer."""
+        return Layer(
+            name=name,
+            index=index,
+            n=x.shape[0],
+            ic=x.shape[1],
+            oc=weight.shape[0],
+            size=tuple(x.shape[2:]),
+            kernel=tuple(weight.shape[2:]),
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Compute the output."""
+        return torch.convolution(
+            x, weight, bias, self.stride, self.padding, self.dilation, False, (0,) * len(self.stride), self.groups
+        )
+
+    def grad_input(self, grad_output: Tensor, weight: Tensor, size: tuple[int, ...]) -> Tensor:
+        """Compute the input's gradient."""
+        shape = (grad_output.shape[0], weight.shape[1] * self.groups, *size)
+        x = grad_output.new_empty(1).expand(shape)  # only its shape is read
+        return self._gradients(grad_output, x, weight, (True, False, False))[0]
+
+    def grad_weight(
+        self, grad_output: Tensor, x: Tensor, kernel: tuple[int, ...], *, bias: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Compute the gradients of weight and bias."""
+        weight = x.new_empty(1).expand((grad_output.shape[1], x.shape[1] // self.groups, *kernel))
+        _, grad_weight, grad_bias = self._gradients(grad_output, x, weight, (False, True, bias))
+        return grad_weight, grad_bias
+
+    def _gradients(self, grad_output: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, ...]) -> Any:
+        no = (0,) * len(self.stride)
+        oc = [weight.shape[0]]
+        return _backward(
+            grad_output, x, weight, oc, self.stride, self.padding, self.dilation, False, no, self.groups, wanted
+        )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Linear(Geometry):
+    """``torch.nn.functional.linear`` with its leading dimensions flattened: input (n, ic), weight (oc, ic)."""
+
+    def layer(self, name: str, index: int, x: Tensor, weight: Tensor) -> Layer:
+        """Describe the call as a layer."""
+        return Layer(name=name, index=index, n=x.shape[0], ic=x.shape[1], oc=weight.shape[0])
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Compute the output."""
+        return F.linear(x, weight, bias)
+
+    def grad_input(self, grad_output: Tensor, weight: Tensor, size: tuple[int, ...]) -> Tensor:  # noqa: ARG002
+        """Compute the input's gradient."""
+        return grad_output.mm(weight)
+
+    def grad_weight(
+        self, grad_output: Tensor, x: Tensor, kernel: tuple[int, ...], *, bias: bool  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor | None]:
+        """Compute the gradients of weight and bias."""
+        return grad_output.t().mm(x), grad_output.sum(0) if bias else None
+
+
+LINEAR = Linear()
+
+
+class Call(NamedTuple):
+    """A call of an operator on the array, its tensors in the shapes of `Layer`; ``restore`` gives the caller's shape."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    geometry: Geometry
+    restore: Callable[[Tensor], Tensor] | None
+
+
+def _read_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Call:  # noqa: A002
+    if input.dim() == 2:
+        return Call(input, weight, bias, LINEAR, None)
+    lead = input.shape[:-1]
+    return Call(input.reshape(-1, input.shape[-1]), weight, bias, LINEAR, lambda y: y.view(*lead, y.shape[-1]))
+
+
+def _reader(rank: int) -> Callable[..., Call]:
+    def each(value: Any) -> tuple[int, ...]:
+        return tuple(value) * (rank if len(value) == 1 else 1) if isinstance(value, tuple | list) else (value,) * rank
+
+    def read(
+        input: Tensor,  # noqa: A002
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Call:
+        dilation = each(dilation)
+        if padding == "valid":
+            padding = 0
+        elif padding == "same":
+            total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+            if any(t % 2 for t in total):  # the longer side is padded beforehand, as PyTorch does
+                input = F.pad(input, [side for t in reversed(total) for side in (0, t % 2)])  # noqa: A001
+            padding = [t // 2 for t in total]
+        batched = input.dim() == rank + 2
+        return Call(
+            input if batched else input.unsqueeze(0),
+            weight,
+            bias,
+            Convolution(stride=each(stride), padding=each(padding), dilation=dilation, groups=groups),
+            None if batched else lambda y: y.squeeze(0),
+        )
+
+    return read
+
+
+class Operator(NamedTuple):
+    """An operator that runs on the array: its name and how its arguments are read."""
+
+    name: str
+    read: Callable[..., Call]
+
+
+OPERATORS: Mapping[Callable[..., Any], Operator] = MappingProxyType(
+    {
+        F.linear: Operator("linear", _read_linear),
+        torch.conv1d: Operator("conv1d", _reader(1)),
+        torch.conv2d: Operator("conv2d", _reader(2)),
+        torch.conv3d: Operator("conv3d", _reader(3)),
+    }
+)
+"""Every operator that is lowered."""
+
+UNLOWERED: Mapping[Callable[..., Any], str] = MappingProxyType(
+    {
+        function: name
+        for function, name in [
+            *((getattr(torch, name), f"torch.{name}") for name in (
+                "matmul", "mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv", "einsum", "convolution",
+                "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "bilinear", "chain_matmul",
+                "lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell",
+            )),
+            *((getattr(Tensor, name), f"torch.Tensor.{name}") for name in (
+                "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv",
+                "addmm_", "baddbmm_", "addbmm_", "addmv_",
+            )),
+            (F.scaled_dot_product_attention, "scaled_dot_product_attention"),
+            (F.multi_head_attention_forward, "multi_head_attention_forward"),
+            (F.bilinear, "bilinear"),
+        ]
+    }
+)
+"""Operators that an array computes too but that are not lowered yet: their calls are counted and warned of."""
+
+
+RESULT_AXES: Mapping[Pass, Mapping[str, tuple[Operand, int]]] = MappingProxyType(
+    {
+        "forward": {"n": ("input", 0), "oc": ("weight", 0)},
+        "grad_input": {"n": ("grad_output", 0), "ic": ("weight", 1)},
+        "grad_weight": {"oc": ("grad_output", 1), "ic": ("input", 1)},
+    }
+)
+"""Which axis of which operand carries a dimension of a pass's result, so that parts of the result can be computed."""

@@ -1,0 +1,41 @@
+"""What is recorded of a run: its evaluations, and how it ended."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One evaluation, after ``step`` optimizer steps. Accuracies are 0..1.
+
+    ``train_accuracy`` and ``train_loss`` are means over the training batches since the last evaluation, as the training
+    machine saw them. ``faulty_accuracy`` is on the validation images on the machine that trains; ``healthy_accuracy`` is
+    of the same model on a healthy machine.
+    """
+
+    step: int
+    train_loss: float
+    train_accuracy: float
+    faulty_accuracy: float
+    healthy_accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crash:
+    """The first INF or NaN: in the step that follows ``step`` completed ones, in ``tensor``."""
+
+    step: int
+    tensor: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectory:
+    """A run from its first step to its end, or as far as it is.
+
+    ``changed`` counts the values that the fault changed, None for a golden run. ``validation_images`` is how many images
+    each accuracy was measured on.
+    """
+
+    points: tuple[Point, ...]
+    validation_images: int
+    changed: int | None = None
+    crash: Crash | None = None

@@ -1,0 +1,6 @@
+"""Reports: charts and tables of what experiments found. They draw numbers and compute none."""
+
+from ._curves import curves_chart as curves_chart
+from ._curves import write_chart as write_chart
+from ._tables import lowering_table as lowering_table
+from ._tables import outcome_table as outcome_table

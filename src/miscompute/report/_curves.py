@@ -1,0 +1,74 @@
+"""The figure of the talk: accuracy over training, with the fault and without."""
+
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+from ..experiment import Result
+
+_SERIES = {
+    "training, on the faulty machine": ("#7f7f7f", [2, 2]),
+    "validation, on the faulty machine": ("#e6862e", [1, 0]),
+    "validation, on a healthy machine": ("#c22a2a", [1, 0]),
+    "golden: validation": ("#2b6cb0", [1, 0]),
+}
+
+
+def curves_chart(result: Result) -> alt.FacetChart:
+    """Draw the runs with the fault, one panel each, against the golden run of the same seed.
+
+    Four curves over the optimizer steps: training accuracy as the faulty machine sees it, validation accuracy of the
+    same model on the faulty and on a healthy machine, and the fault-free run's.
+    """
+    rows: list[dict[str, Any]] = []
+    golden = next(iter(result.trajectories.values()))
+    runs = {name: trajectory for name, trajectory in result.trajectories.items() if name in result.outcomes}
+    for name, trajectory in runs.items():
+        panel = name.replace("swizzled-", "swizzled, rotating each ") if name != "faulty" else "no swizzling"
+        for point in trajectory.points:
+            values = (point.train_accuracy, point.faulty_accuracy, point.healthy_accuracy)
+            for series, value in zip(list(_SERIES)[:3], values, strict=True):
+                rows.append({"panel": panel, "step": point.step, "curve": series, "accuracy": value})
+        for point in golden.points:
+            rows.append({"panel": panel, "step": point.step, "curve": list(_SERIES)[3], "accuracy": point.healthy_accuracy})
+    recipe = result.experiment.recipe
+    color = alt.Color(
+        "curve:N",
+        title=None,
+        scale=alt.Scale(domain=list(_SERIES), range=[color for color, _ in _SERIES.values()]),
+        legend=alt.Legend(orient="bottom", columns=2, labelLimit=400, symbolType="stroke"),
+    )
+    dash = alt.StrokeDash(
+        "curve:N", scale=alt.Scale(domain=list(_SERIES), range=[dash for _, dash in _SERIES.values()]), legend=None
+    )
+    lines = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_line(strokeWidth=2)
+        .encode(
+            x=alt.X("step:Q", title="optimizer step"),
+            y=alt.Y("accuracy:Q", title="accuracy", axis=alt.Axis(format=".0%"), scale=alt.Scale(zero=False)),
+            color=color,
+            strokeDash=dash,
+            tooltip=["curve:N", "step:Q", alt.Tooltip("accuracy:Q", format=".1%")],
+        )
+        .properties(width=360, height=260)
+    )
+    array = result.experiment.array
+    return lines.facet(column=alt.Column("panel:N", title=None, sort=None)).properties(
+        title=alt.Title(
+            f"{recipe.model} on {recipe.data}, {array.rows} x {array.cols} MACs, {result.experiment.fault}",
+            subtitle=f"{recipe.optimizer}, seed {recipe.seed}",
+            anchor="start",
+        )
+    )
+
+
+def write_chart(chart: alt.FacetChart, stem: Path) -> tuple[Path, Path]:
+    """Write a chart as ``stem.png`` and, interactive and readable offline, as ``stem.html``; return both paths."""
+    specification = chart.to_json()
+    png, html = stem.with_suffix(".png"), stem.with_suffix(".html")
+    png.write_bytes(vl_convert.vegalite_to_png(specification, scale=2))
+    html.write_text(vl_convert.vegalite_to_html(specification, bundle=True))
+    return png, html

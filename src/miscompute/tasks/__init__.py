@@ -1,0 +1,20 @@
+"""Small real tasks: data sets, models and the training loop that experiments run on.
+
+They exist so that a fault's effect can be seen on real data in minutes. Injection needs none of them: it works on any
+module and any loop.
+"""
+
+from ._data import DATA_SETS as DATA_SETS
+from ._data import DataSet as DataSet
+from ._data import load_data as load_data
+from ._models import MODELS as MODELS
+from ._models import alexnet as alexnet
+from ._models import build_model as build_model
+from ._models import lenet5 as lenet5
+from ._recipe import OPTIMIZERS as OPTIMIZERS
+from ._recipe import RECIPES as RECIPES
+from ._recipe import SCHEDULES as SCHEDULES
+from ._recipe import Recipe as Recipe
+from ._recipe import recipe_for as recipe_for
+from ._training import Training as Training
+from ._training import accuracy as accuracy

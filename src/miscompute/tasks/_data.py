@@ -1,0 +1,230 @@
+"""Data sets of 32 x 32 images: one that is embedded, and CIFAR-10."""
+
+import hashlib
+import os
+import tarfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from .._invalid import InvalidInput
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DataSet:
+    """Images and labels, in memory.
+
+    Images are uint8, (n, channels, 32, 32); labels int64, (n,). ``mean`` and ``std`` are those of the training images
+    scaled to 0..1, one a channel. ``augment``: whether training crops and mirrors.
+    """
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor
+    validation_images: Tensor
+    validation_labels: Tensor
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: bool
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for colour."""
+        return len(self.mean)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Scale images to zero mean and unit variance: uint8 -> float32, any (n, channels, 32, 32)."""
+        mean = torch.tensor(self.mean).view(-1, 1, 1) * 255
+        std = torch.tensor(self.std).view(-1, 1, 1) * 255
+        return (images.float() - mean) / std
+
+
+def crop_and_mirror(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift each image by up to 4 pixels either way (zeros come in) and mirror half of them: the usual for CIFAR-10."""
+    n, _, height, width = images.shape
+    padded = F.pad(images, (4, 4, 4, 4))
+    down, right = torch.randint(0, 9, (2, n), generator=generator)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # -> (n, channels, 9, 9, height, width)
+    cropped = windows[torch.arange(n), :, down, right]
+    mirrored = torch.rand(n, generator=generator) < 0.5
+    return torch.where(mirrored[:, None, None, None], cropped.flip(3), cropped)
+
+
+def cluttered_digits(folder: Path | None = None, *, seed: int = 0) -> DataSet:  # noqa: ARG001
+    """Make cluttered digits: real handwritten digits that must be found among fragments of others.
+
+    A 32 x 32 canvas carries one of scikit-learn's 1,797 real 8 x 8 digits, doubled to 16 x 16, at a random place, and
+    three 8 x 8 fragments of other doubled digits. 10,000 canvases to train on and 2,000 to validate, from different
+    digits. Made in about a second; the same seed gives the same bits.
+    """
+    from sklearn.datasets import load_digits  # noqa: PLC0415
+
+    digits = load_digits()
+    random = np.random.default_rng(seed)
+    doubled = np.kron(np.minimum(digits.images * 16, 255).astype(np.uint8), np.ones((1, 2, 2), np.uint8))
+    order = random.permutation(len(doubled))
+
+    def canvases(chosen: NDArray[np.int64], number: int) -> tuple[Tensor, Tensor]:
+        images = np.zeros((number, 1, 32, 32), np.uint8)
+        subjects = random.choice(chosen, number)
+        for image, subject in zip(images[:, 0], subjects, strict=True):
+            for other in random.choice(chosen, 3):
+                down, right, at, across = (*random.integers(0, 9, 2), *random.integers(0, 25, 2))
+                part = image[at : at + 8, across : across + 8]
+                np.maximum(part, doubled[other, down : down + 8, right : right + 8], out=part)
+            at, across = random.integers(0, 17, 2)
+            part = image[at : at + 16, across : across + 16]
+            np.maximum(part, doubled[subject], out=part)
+        return torch.from_numpy(images), torch.from_numpy(digits.target[subjects].astype(np.int64))
+
+    train_images, train_labels = canvases(order[:1297], 10_000)
+    validation_images, validation_labels = canvases(order[1297:], 2_000)
+    scaled = train_images.double() / 255
+    return DataSet(
+        name="cluttered_digits",
+        train_images=train_images,
+        train_labels=train_labels,
+        validation_images=validation_images,
+        validation_labels=validation_labels,
+        classes=tuple("0123456789"),
+        mean=(float(scaled.mean()),),
+        std=(float(scaled.std()),),
+        augment=False,
+    )
+
+
+_CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+_CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"  # as published on the data set's page
+
+
+def cifar10(folder: Path | None = None) -> DataSet:
+    """Load CIFAR-10 (Krizhevsky, 2009): 50,000 colour photographs to train on, 10,000 to validate, ten classes.
+
+    It is looked for in ``folder``, in the folder that the environment variable MISCOMPUTE_DATA names, in
+    ``../shared/data`` beside a development checkout and in the user's cache; a folder holds it as the official
+    ``cifar-10-binary.tar.gz`` or as ``cifar10/`` with tiled images. Found nowhere, the official archive is downloaded
+    to the cache and checked.
+
+    Raises:
+        InvalidInput: if a folder was named and it is not there, a file is damaged, or the download fails.
+    """
+    named = folder or (Path(os.environ["MISCOMPUTE_DATA"]) if os.environ.get("MISCOMPUTE_DATA") else None)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "miscompute"
+    checkout = Path(__file__).resolve().parents[4] / "shared" / "data"
+    for place in [named] if named else [checkout, cache]:
+        if (place / "cifar10" / "labels.npz").is_file():
+            return _cifar10_from(*_read_tiles(place / "cifar10"))
+        if (place / "cifar-10-binary.tar.gz").is_file():
+            return _cifar10_from(*_read_archive(place / "cifar-10-binary.tar.gz"))
+    if named:
+        raise InvalidInput(
+            f"data folder {str(named)!r} holds neither cifar10/labels.npz nor cifar-10-binary.tar.gz; "
+            f"download {_CIFAR10_URL} into it"
+        )
+    return _cifar10_from(*_read_archive(_download(cache / "cifar-10-binary.tar.gz")))
+
+
+_Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]
+
+
+def _cifar10_from(
+    train_images: NDArray[np.uint8],
+    train_labels: NDArray[np.int64],
+    validation_images: NDArray[np.uint8],
+    validation_labels: NDArray[np.int64],
+) -> DataSet:
+    return DataSet(
+        name="cifar10",
+        train_images=torch.from_numpy(train_images),
+        train_labels=torch.from_numpy(train_labels),
+        validation_images=torch.from_numpy(validation_images),
+        validation_labels=torch.from_numpy(validation_labels),
+        classes=_CIFAR10_CLASSES,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        augment=True,
+    )
+
+
+def _read_tiles(folder: Path) -> _Arrays:
+    from PIL import Image  # noqa: PLC0415
+
+    def images(name: str) -> NDArray[np.uint8]:
+        with Image.open(folder / f"{name}.webp") as picture:
+            grid = np.asarray(picture.convert("RGB")).reshape(100, 32, 100, 32, 3)  # 100 x 100 tiles of 32 x 32
+        return np.ascontiguousarray(grid.transpose(0, 2, 4, 1, 3).reshape(-1, 3, 32, 32))
+
+    try:
+        with np.load(folder / "labels.npz", allow_pickle=False) as labels:
+            train_labels, validation_labels = labels["ytr"].astype(np.int64), labels["yte"].astype(np.int64)
+        train_images = np.concatenate([images(f"tr{part}") for part in range(5)])
+        return train_images, train_labels, images("te0"), validation_labels
+    except (OSError, ValueError, KeyError) as error:
+        raise InvalidInput(f"data folder {str(folder)!r} is damaged ({error}); remove it or name another") from error
+
+
+def _read_archive(archive: Path) -> _Arrays:
+    if hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest() != _CIFAR10_MD5:
+        raise InvalidInput(
+            f"data file {str(archive)!r} is damaged (its MD5 is not {_CIFAR10_MD5}); remove it to download it again"
+        )
+
+    def read(tar: tarfile.TarFile, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        member = tar.extractfile(f"cifar-10-batches-bin/{name}.bin")
+        assert member is not None
+        records = np.frombuffer(member.read(), np.uint8).reshape(-1, 1 + 3 * 32 * 32)  # a label, then a planar image
+        return records[:, 1:].reshape(-1, 3, 32, 32).copy(), records[:, 0].astype(np.int64)
+
+    with tarfile.open(archive) as tar:
+        parts = [read(tar, f"data_batch_{part}") for part in range(1, 6)]
+        validation_images, validation_labels = read(tar, "test_batch")
+    return (
+        np.concatenate([images for images, _ in parts]),
+        np.concatenate([labels for _, labels in parts]),
+        validation_images,
+        validation_labels,
+    )
+
+
+def _download(to: Path) -> Path:
+    from rich.progress import wrap_file  # noqa: PLC0415
+
+    partial = to.with_suffix(".partial")
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(_CIFAR10_URL, timeout=30) as response, partial.open("wb") as file:
+            size = int(response.headers.get("Content-Length", 0))
+            with wrap_file(response, size, description="downloading CIFAR-10") as stream:
+                while block := stream.read(1 << 20):
+                    file.write(block)
+    except (OSError, urllib.error.URLError) as error:
+        partial.unlink(missing_ok=True)
+        raise InvalidInput(
+            f"data=cifar10 was not found and could not be downloaded ({error}); download {_CIFAR10_URL} "
+            "and name its folder with --data-folder or MISCOMPUTE_DATA"
+        ) from error
+    return partial.rename(to)
+
+
+DATA_SETS: Mapping[str, Callable[[Path | None], DataSet]] = MappingProxyType(
+    {"cluttered_digits": cluttered_digits, "cifar10": cifar10}
+)
+"""Every data set, by the word used in specs and on the command line: from a folder to look in."""
+
+
+def load_data(name: str, *, folder: Path | None = None) -> DataSet:
+    """Load a data set by name."""
+    if name not in DATA_SETS:
+        raise InvalidInput(f"data={name!r} is unknown; choose one of {', '.join(DATA_SETS)}")
+    return DATA_SETS[name](folder)

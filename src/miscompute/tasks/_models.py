@@ -1,0 +1,86 @@
+"""Models for 32 x 32 images."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import torch
+from torch import nn
+
+from .._invalid import InvalidInput
+
+
+def alexnet(*, channels: int = 3, classes: int = 10, width: float = 1.0) -> nn.Module:
+    """Build AlexNet in its CIFAR form: five convolutions and one linear layer, for 32 x 32 images.
+
+    ``width`` scales all hidden channels; 1 gives 64, 192, 384, 256, 256 and 2.3 million parameters. The first
+    convolution is 5 x 5 with stride 2, the pools are 2 x 2, and weights start as in He et al. (2015), eq. 10.
+
+    Source: Krizhevsky, Sutskever, Hinton, "ImageNet classification with deep convolutional neural networks", 2012;
+    the CIFAR form keeps its five convolutions and drops the two wide linear layers.
+    """
+    a, b, c, d, e = (max(1, round(width * hidden)) for hidden in (64, 192, 384, 256, 256))
+    return _initialised(
+        conv1=nn.Conv2d(channels, a, 5, stride=2, padding=2),  # (n, channels, 32, 32) -> (n, a, 16, 16)
+        relu1=nn.ReLU(),
+        pool1=nn.MaxPool2d(2),  # -> (n, a, 8, 8)
+        conv2=nn.Conv2d(a, b, 3, padding=1),
+        relu2=nn.ReLU(),
+        pool2=nn.MaxPool2d(2),  # -> (n, b, 4, 4)
+        conv3=nn.Conv2d(b, c, 3, padding=1),
+        relu3=nn.ReLU(),
+        conv4=nn.Conv2d(c, d, 3, padding=1),
+        relu4=nn.ReLU(),
+        conv5=nn.Conv2d(d, e, 3, padding=1),
+        relu5=nn.ReLU(),
+        pool5=nn.MaxPool2d(2),  # -> (n, e, 2, 2)
+        flatten=nn.Flatten(),
+        fc=nn.Linear(4 * e, classes),
+    )
+
+
+def lenet5(*, channels: int = 1, classes: int = 10, width: float = 1.0) -> nn.Module:
+    """Build LeNet-5 with ReLU and max-pooling: two 5 x 5 convolutions, three linear layers, for 32 x 32 images.
+
+    Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", 1998, fig. 2.
+    """
+    a, b, c, d = (max(1, round(width * hidden)) for hidden in (6, 16, 120, 84))
+    return _initialised(
+        conv1=nn.Conv2d(channels, a, 5),  # (n, channels, 32, 32) -> (n, a, 28, 28)
+        relu1=nn.ReLU(),
+        pool1=nn.MaxPool2d(2),  # -> (n, a, 14, 14)
+        conv2=nn.Conv2d(a, b, 5),  # -> (n, b, 10, 10)
+        relu2=nn.ReLU(),
+        pool2=nn.MaxPool2d(2),  # -> (n, b, 5, 5)
+        flatten=nn.Flatten(),
+        fc1=nn.Linear(25 * b, c),
+        relu3=nn.ReLU(),
+        fc2=nn.Linear(c, d),
+        relu4=nn.ReLU(),
+        fc3=nn.Linear(d, classes),
+    )
+
+
+def _initialised(**modules: nn.Module) -> nn.Module:
+    """Chain modules, their weights drawn as in He et al. (2015), eq. 10, the last layer's with a gain of 1."""
+    layers = [module for module in modules.values() if isinstance(module, nn.Conv2d | nn.Linear)]
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu" if layer is not layers[-1] else "linear")
+        assert layer.bias is not None
+        nn.init.zeros_(layer.bias)
+    return nn.Sequential(OrderedDict(modules))
+
+
+MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType({"alexnet": alexnet, "lenet5": lenet5})
+"""Every model, by the word used in specs and on the command line: from channels, classes and width."""
+
+
+def build_model(name: str, *, channels: int, classes: int, width: float = 1.0, seed: int = 0) -> nn.Module:
+    """Build a model by name with weights drawn from a seed; PyTorch's own generators stay as they are."""
+    if name not in MODELS:
+        raise InvalidInput(f"model={name!r} is unknown; choose one of {', '.join(MODELS)}")
+    if not width > 0:
+        raise InvalidInput(f"width={width} must be greater than 0")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return MODELS[name](channels=channels, classes=classes, width=width)

@@ -1,0 +1,111 @@
+"""How a task is trained: everything that decides the result besides the machine."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._invalid import InvalidInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A training, to the last decision. Equal recipes on one machine train to equal bits.
+
+    ``steps`` and ``evaluate_every`` count optimizer steps; ``lr`` is the highest learning rate of the schedule;
+    ``momentum`` is SGD's and has no meaning for the others.
+    """
+
+    data: str
+    model: str
+    width: float = 1.0
+    optimizer: str = "adam"
+    lr: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    batch_size: int = 64
+    steps: int = 1000
+    evaluate_every: int = 50
+    seed: int = 123
+
+    def __post_init__(self) -> None:
+        for name, table in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in table:
+                raise InvalidInput(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(table)}")
+        for name in ("batch_size", "steps", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("momentum", "weight_decay", "seed"):
+            if getattr(self, name) < 0:
+                raise InvalidInput(f"{name}={getattr(self, name)} must not be negative")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise InvalidInput(f"lr={self.lr} must be greater than 0 and finite")
+
+
+def _adam(parameters: Iterable[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def _adamw(parameters: Iterable[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def _sgd(parameters: Iterable[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+
+
+OPTIMIZERS: Mapping[str, Callable[[Iterable[Tensor], Recipe], torch.optim.Optimizer]] = MappingProxyType(
+    {"adam": _adam, "adamw": _adamw, "sgd": _sgd}
+)
+"""Every optimizer, by the word used in specs and on the command line."""
+
+
+def _one_cycle(done: float) -> float:
+    """Rise from 4 % in the first 15 % of the training, then fall to nearly 0 along a cosine (Smith and Topin, 2018)."""
+    if done < 0.15:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * done / 0.15)) / 2
+    return 1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (done - 0.15) / 0.85)) / 2
+
+
+SCHEDULES: Mapping[str, Callable[[float], float]] = MappingProxyType(
+    {
+        "constant": lambda done: 1.0,  # noqa: ARG005
+        "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+        "one-cycle": _one_cycle,
+    }
+)
+"""Every schedule: the learning rate as a part of ``lr``, when that part of the steps is done."""
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "cluttered_digits": Recipe(
+            data="cluttered_digits", model="lenet5", lr=1e-3, batch_size=64, steps=1250, evaluate_every=50
+        ),
+        "cifar10": Recipe(
+            data="cifar10",
+            model="alexnet",
+            lr=1.5e-3,
+            schedule="one-cycle",
+            batch_size=128,
+            steps=3900,
+            evaluate_every=390,
+        ),
+    }
+)
+"""For every data set, a recipe that trains well; experiments change what they are asked to."""
+
+
+def recipe_for(data: str, **changes: Any) -> Recipe:
+    """Give a data set's recipe with some fields changed; None means as it is.
+
+    >>> recipe_for("cifar10", lr=1e-3, steps=None).steps
+    3900
+    """
+    if data not in RECIPES:
+        raise InvalidInput(f"data={data!r} is unknown; choose one of {', '.join(RECIPES)}")
+    return replace(RECIPES[data], **{name: value for name, value in changes.items() if value is not None})

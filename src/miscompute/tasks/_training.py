@@ -1,0 +1,100 @@
+"""The training loop: one step is gradients, then an update."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from ._data import DataSet, crop_and_mirror
+from ._models import build_model
+from ._random import generator
+from ._recipe import OPTIMIZERS, SCHEDULES, Recipe
+
+_ORDER, _AUGMENTATION, _MODEL = range(3)
+
+
+class Training:
+    """A training under way: model, optimizer and the number of completed steps.
+
+    Everything random is addressed by seed and step, so a training continued from `state` is the same to the last bit.
+
+    >>> from miscompute.tasks import load_data, recipe_for
+    >>> data = load_data("cluttered_digits")
+    >>> training = Training(recipe_for("cluttered_digits", steps=3), data)
+    >>> while training.step < training.recipe.steps:
+    ...     loss, correct = training.gradients()
+    ...     training.update()
+    >>> round(float(accuracy(training.model, data)), 1)
+    0.1
+    """
+
+    def __init__(self, recipe: Recipe, data: DataSet) -> None:
+        self.recipe = replace(recipe, batch_size=min(recipe.batch_size, len(data.train_labels)))
+        self.data = data
+        self.model = build_model(
+            recipe.model, channels=data.channels, classes=len(data.classes), width=recipe.width, seed=recipe.seed
+        )
+        self.optimizer = OPTIMIZERS[recipe.optimizer](self.model.parameters(), recipe)
+        self.step = 0
+        self._order: tuple[int, Tensor] | None = None
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Give the images (n, channels, 32, 32), normalised, and labels (n,) of the current step."""
+        size, seed = self.recipe.batch_size, self.recipe.seed
+        per_epoch = len(self.data.train_labels) // size
+        epoch, place = divmod(self.step, per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            order = torch.randperm(len(self.data.train_labels), generator=generator(seed, _ORDER, epoch))
+            self._order = epoch, order
+        chosen = self._order[1][place * size : (place + 1) * size]
+        images = self.data.normalised(self.data.train_images[chosen])
+        if self.data.augment:
+            images = crop_and_mirror(images, generator(seed, _AUGMENTATION, self.step))
+        return images, self.data.train_labels[chosen]
+
+    def gradients(self) -> tuple[Tensor, int]:
+        """Compute the gradients of the current step's batch; return the loss and how many images were right."""
+        images, labels = self.batch()
+        self.model.train()
+        self.optimizer.zero_grad()
+        with torch.random.fork_rng():
+            torch.manual_seed(generator(self.recipe.seed, _MODEL, self.step).initial_seed())
+            scores = self.model(images)  # (n, channels, 32, 32) -> (n, classes)
+            loss = F.cross_entropy(scores, labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), int((scores.argmax(1) == labels).sum())
+
+    def update(self) -> None:
+        """Let the optimizer make the step."""
+        factor = SCHEDULES[self.recipe.schedule](self.step / self.recipe.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.lr * factor
+        self.optimizer.step()
+        self.step += 1
+
+    def state(self) -> dict[str, Any]:
+        """Give what a checkpoint must hold; loadable with ``weights_only=True``."""
+        return {"step": self.step, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `state` gave."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def accuracy(model: nn.Module, data: DataSet, *, batch_size: int = 500) -> float:
+    """Give the part of the validation images that the model classifies right, on the machine it runs on."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        right = sum(
+            int((model(data.normalised(images)).argmax(1) == labels).sum())
+            for images, labels in zip(
+                data.validation_images.split(batch_size), data.validation_labels.split(batch_size), strict=True
+            )
+        )
+    model.train(was_training)
+    return right / len(data.validation_labels)
