@@ -2,7 +2,6 @@
 
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +18,7 @@ app = typer.Typer(
 
 _DEFAULT_FAULT = "weight[0,0] bit 28 stuck-at 0"
 
-Model = Annotated[str | None, typer.Option(help="alexnet or lenet5; default: the data set's.")]
+Model = Annotated[str | None, typer.Option(help="alexnet or lenet5; default: what the data set's recipe says.")]
 Width = Annotated[float | None, typer.Option(help="Scales the model's hidden channels.")]
 ArrayName = Annotated[str, typer.Option("--array", help="nvdla-small, nvdla-large or nvdla-ROWSxCOLS.")]
 FaultText = Annotated[str, typer.Option("--fault", help="Such as 'weight[0,0] bit 28 stuck-at 0'.")]
@@ -44,7 +43,7 @@ def train(
         list[str] | None, typer.Option(help="A swizzle to run with the fault; may be repeated; 'none' for none.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides weights, order and augmentation.")] = None,
-    golden_seeds: Annotated[int, typer.Option(help="How many fault-free runs give the spread.")] = 3,
+    golden_seeds: Annotated[int, typer.Option(help="How many fault-free runs give the spread.")] = 5,
     optimizer: Annotated[str | None, typer.Option(help="adam, adamw or sgd.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
     momentum: Annotated[float | None, typer.Option(help="Of sgd.")] = None,
@@ -68,6 +67,8 @@ def train(
 
     from .experiment import Experiment
     from .experiment import train as run_experiment
+    from .fault import parse_fault
+    from .hardware import array_named
     from .report import curves_chart, outcome_table, write_chart
     from .tasks import recipe_for
 
@@ -87,17 +88,15 @@ def train(
     )
     experiment = Experiment(
         recipe=recipe,
-        array=_array(array, grad_weight),
-        fault=_fault(fault),
+        array=array_named(array, grad_weight=grad_weight),
+        fault=parse_fault(fault),
         golden_seeds=golden_seeds,
         swizzles=tuple(name for name in swizzle or ["step"] if name != "none"),
     )
     if out is None:
         slug = re.sub(r"[^a-z0-9]+", "-", f"{recipe.model}-{data}-{array}-{fault}-seed-{recipe.seed}".lower())
         out = Path("runs") / slug
-    result = run_experiment(
-        experiment, out, resume=resume, data_folder=data_folder, workers=workers, quiet=quiet
-    )
+    result = run_experiment(experiment, out, resume=resume, data_folder=data_folder, workers=workers, quiet=quiet)
     console = Console()
     console.print(outcome_table(result))
     png, html = write_chart(curves_chart(result), out / "curves")
@@ -121,31 +120,20 @@ def lower(
     from rich.console import Console
 
     from .error import lower as lower_fault
-    from .hardware import swizzle_named
+    from .fault import parse_fault
+    from .hardware import array_named
     from .injection import trace
     from .report import lowering_table
-    from .tasks import build_model, recipe_for
+    from .tasks import DATA_SETS, build_model, recipe_for
 
     recipe = recipe_for(data, model=model, width=width, batch_size=batch_size)
-    channels = {"cluttered_digits": 1, "cifar10": 3}[data]
-    network = build_model(recipe.model, channels=channels, classes=10, width=recipe.width)
+    channels, classes = DATA_SETS[data].channels, len(DATA_SETS[data].classes)
+    network = build_model(recipe.model, channels=channels, classes=classes, width=recipe.width)
     layers = trace(network, torch.zeros(recipe.batch_size, channels, 32, 32))
-    place = replace(_array(array, grad_weight), swizzle=swizzle_named(swizzle))
-    errors = lower_fault(_fault(fault), place, layers, step=step)
+    place = array_named(array, grad_weight=grad_weight, swizzle=swizzle)
+    errors = lower_fault(parse_fault(fault), place, layers, step=step)
     print(f"{fault} on {array}, {recipe.model}, batch {recipe.batch_size}")
     Console().print(lowering_table(layers, errors))
-
-
-def _array(name: str, grad_weight: str):  # type: ignore[no-untyped-def]
-    from .hardware import array_named
-
-    return replace(array_named(name), grad_weight=grad_weight)
-
-
-def _fault(text: str):  # type: ignore[no-untyped-def]
-    from .fault import parse_fault
-
-    return parse_fault(text)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ class Error:
         operand: the tensor that is misread.
         region: which of its elements (`Layer.dims` of the operand).
         effect: what happens to the bits of each.
-        spares_zeros: whether an element that is exactly zero (of either sign) is read right, because the array gates it.
+        spares_zeros: whether an element that is exactly zero (of either sign) is read right, as the array gates it.
         results: which results of the pass are computed from the misread elements (`Layer.result`); None: all.
         timing: when.
     """

@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from .._invalid import InvalidInput
@@ -41,7 +42,7 @@ def lower(
         The errors, by layer and pass. Empty where nothing can be reached: ``ic <= c``, say.
 
     Raises:
-        InvalidInput: if the site is not on the array, a bit not in its format, or the combination has no exact lowering.
+        InvalidInput: if the site is not on the array, a bit not in its format, or there is no exact lowering.
 
     >>> from miscompute.fault import parse_fault
     >>> from miscompute.hardware import nvdla_small
@@ -57,10 +58,7 @@ def lower(
         fault.effect.masks(array.format)
     layers = (layer,) if isinstance(layer, Layer) else tuple(layer)
     return tuple(
-        error
-        for one in layers
-        for pass_ in passes
-        for error in _lower_pass(fault, exposure, array, one, pass_, step)
+        error for one in layers for pass_ in passes for error in _lower_pass(fault, exposure, array, one, pass_, step)
     )
 
 
@@ -73,6 +71,11 @@ def _lower_pass(
         raise InvalidInput(
             f"site {fault.site} of layer {layer.name!r} corrupts zeros between its groups={layer.groups}, which a "
             "grouped convolution does not compute; expand the layer to a dense one"
+        )
+    if exposure.operand == "streaming" and not spares_zeros and not layer.is_pointwise:
+        raise InvalidInput(
+            f"site {fault.site} of layer {layer.name!r} corrupts padding and inserted zeros, which are in no tensor, on an "
+            "array without a zero gate; only linear and pointwise layers can be lowered there"
         )
     cells = {mapping.cell: _Every(exposure.cols.start, array.cols, len(exposure.cols))}
     if len(exposure.cols) == array.cols:
@@ -111,9 +114,7 @@ class _Seen(NamedTuple):
     positions: tuple[Range, ...]
 
 
-def _residues(
-    array: Array, layer: Layer, pass_: Pass, row: int, step: int
-) -> Iterator[tuple[int, _Seen | None]]:
+def _residues(array: Array, layer: Layer, pass_: Pass, row: int, step: int) -> Iterator[tuple[int, _Seen | None]]:
     """Give which channel of each block of ``rows`` sits on the faulty lane, and in which stripes (None: all)."""
     if not array.swizzle.per_stripe:
         yield array.lanes(step=step, layer=layer.index).index(row), None
@@ -139,7 +140,7 @@ def _runs(stripes: Sequence[range]) -> Iterator[Range]:
     """Join stripes of one length that lie at one distance; the ragged ones at the end stay apart."""
     length = len(stripes[0])
     regular = [stripe for stripe in stripes if len(stripe) == length]
-    distances = {b.start - a.start for a, b in zip(regular, regular[1:], strict=False)}
+    distances = {b.start - a.start for a, b in pairwise(regular)}
     if len(distances) > 1:
         regular = regular[:1]
     step = distances.pop() if len(regular) > 1 else length
@@ -156,8 +157,7 @@ def _results(layer: Layer, pass_: Pass, cells: dict[str, _Every], seen: _Seen | 
     for positions in seen.positions:
         for region in _regions(layer, sizes, cells | seen.image):
             ranges = tuple(
-                positions if dim == seen.of else range_
-                for dim, range_ in zip(region.dims, region.ranges, strict=True)
+                positions if dim == seen.of else range_ for dim, range_ in zip(region.dims, region.ranges, strict=True)
             )
             yield Region(dims=region.dims, ranges=ranges)
 
@@ -180,9 +180,7 @@ def _regions(layer: Layer, sizes: Mapping[str, int], conditions: Mapping[str, _E
             for one in ones
             for period in [math.lcm(*(e.step // math.gcd(e.step, sizes[d]) for d, e in one.items()))]
             for first in range(min(period, layer.groups))
-            for shifted in [
-                {d: _Every((e.first - first * sizes[d]) % e.step, e.step) for d, e in one.items()}
-            ]
+            for shifted in [{d: _Every((e.first - first * sizes[d]) % e.step, e.step) for d, e in one.items()}]
         ]
     for ranges, every in groups:
         region = Region(

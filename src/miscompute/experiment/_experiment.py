@@ -38,7 +38,7 @@ class Experiment:
     recipe: Recipe
     array: Array
     fault: Fault
-    golden_seeds: int = 3
+    golden_seeds: int = 5
     swizzles: tuple[str, ...] = ("step",)
 
     def __post_init__(self) -> None:
@@ -86,8 +86,8 @@ def train(
     """Carry an experiment out and judge it.
 
     Each run is a process with one thread. The run directory holds ``experiment.json`` (what was asked, and on what
-    machine), a folder for each run with its curves and checkpoint, and ``outcome.json``. Interrupted by Ctrl-C, the runs
-    write a checkpoint and end; with ``resume`` they continue to the bits they would have reached.
+    machine), a folder for each run with its curves and checkpoint, and ``outcome.json``. Interrupted by Ctrl-C, the
+    runs write a checkpoint and end; with ``resume`` they continue to the bits they would have reached.
 
     Args:
         experiment: what to run.
@@ -182,7 +182,7 @@ def _execute_all(
 def _collect(
     waiting: dict[Future[Trajectory], Run], messages: Any, progress: Progress, bars: dict[str, Any]
 ) -> dict[str, Trajectory]:
-    trajectories = {}
+    trajectories: dict[str, Trajectory] = {}
     while len(trajectories) < len(waiting):
         try:
             while True:
@@ -208,7 +208,7 @@ _stop: Any = None
 
 
 def _start_worker(messages: Any, stop: Any) -> None:
-    global _messages, _stop  # noqa: PLW0603
+    global _messages, _stop
     _messages, _stop = messages, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and workers stop at a step's end
     torch.set_num_threads(1)

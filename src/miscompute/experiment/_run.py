@@ -50,7 +50,7 @@ def execute(
 ) -> Trajectory:
     """Carry a run out, or continue it from the checkpoint in its folder, bit for bit.
 
-    A checkpoint is written at each evaluation, and when ``stop`` says so, after which the trajectory so far is returned.
+    A checkpoint is written at each evaluation, and when ``stop`` says so; the trajectory so far is then returned.
 
     Args:
         run: what to do.
@@ -216,12 +216,16 @@ def _first_nonfinite(training: Training) -> str:
         def output(_: nn.Module, __: object, result: object) -> None:
             look(result, f"output of {name}")
             if isinstance(result, Tensor) and result.requires_grad:
-                result.register_hook(lambda gradient: look(gradient, f"gradient of the output of {name}"))
+                result.register_hook(  # type: ignore[no-untyped-call]
+                    lambda gradient: look(gradient, f"gradient of the output of {name}")
+                )
 
         return module.register_forward_hook(output)
 
     def watch_gradient(parameter: nn.Parameter, name: str) -> Any:
-        return parameter.register_post_accumulate_grad_hook(lambda p: look(p.grad, f"gradient of {name}"))
+        return parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+            lambda p: look(p.grad, f"gradient of {name}")
+        )
 
     handles = [watch(module, name) for name, module in training.model.named_modules() if name]
     handles += [watch_gradient(parameter, name) for name, parameter in training.model.named_parameters()]

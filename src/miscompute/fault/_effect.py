@@ -22,7 +22,7 @@ class Effect(ABC):
     """What happens to the word at a site. Bits count from 0, the least significant."""
 
     @abstractmethod
-    def masks(self, format: Format) -> Masks:  # noqa: A002
+    def masks(self, format: Format) -> Masks:
         """Give the bit operation on words of a format.
 
         Raises:
@@ -52,7 +52,7 @@ class StuckAt(Effect):
         if self.value not in (0, 1):
             raise InvalidInput(f"value={self.value} of StuckAt must be 0 or 1")
 
-    def masks(self, format: Format) -> Masks:  # noqa: A002
+    def masks(self, format: Format) -> Masks:
         """Clear or set the bit."""
         format.check_bit(self.bit)
         full, bit = (1 << format.bits) - 1, 1 << self.bit
@@ -78,7 +78,7 @@ class Flip(Effect):
             raise InvalidInput(f"bits={self.bits} of Flip must be one or more different bits, none negative")
         object.__setattr__(self, "bits", tuple(sorted(self.bits)))
 
-    def masks(self, format: Format) -> Masks:  # noqa: A002
+    def masks(self, format: Format) -> Masks:
         """Invert the bits."""
         for bit in self.bits:
             format.check_bit(bit)

@@ -8,7 +8,8 @@
            | "transient" "step" N [ "pass" PASS ] [ "layer" NAME ]
            | "intermittent" "on" N "off" N [ "start" N ]
 
-SITE is a key of `SITES`. Words are separated by blanks; ``str(fault)`` parses back to an equal fault.
+SITE is a key of `SITES`. Words are separated by blanks, which may also stand around a site's brackets and indices;
+``str(fault)`` parses back to an equal fault.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from .._invalid import InvalidInput
+from ..hardware import PASSES
 from ._effect import EFFECTS, Effect
 from ._fault import Fault
 from ._site import SITES, Site
@@ -27,8 +29,10 @@ class _Words:
     """The words of a fault string, read one by one, with errors that point at the word."""
 
     def __init__(self, text: str) -> None:
-        self._text = text
-        self._matches = list(re.finditer(r"\S+(?:\s*\[[^\]]*\]?)?", text))
+        self._text = text.strip()
+        # Blanks may stand around the brackets and indices of the first word, the site, and nowhere else: a layer's name
+        # may have brackets of its own.
+        self._matches = list(re.finditer(r"^[^\s\[]+\s*\[[^\]]*\]?|\S+", self._text))
         self._next = 0
 
     def left(self) -> bool:
@@ -43,7 +47,7 @@ class _Words:
     def fail(self, problem: str) -> NoReturn:
         """Raise, with the last word read (or the end of the string) between arrows."""
         if problem.endswith("at the end"):
-            marked = f"{self._text.rstrip()} >> <<"
+            marked = f"{self._text} >> <<"
         else:
             match = self._matches[self._next - 1]
             marked = f"{self._text[: match.start()]}>>{match.group()}<<{self._text[match.end() :]}"
@@ -113,10 +117,13 @@ def _timing(words: _Words) -> Timing:
     values: dict[str, int | str] = {}
     while words.left():
         name = words.read("")
-        if name not in fields or fields[name].name in values:
-            words.fail(f"expected {' or '.join(fields) or 'the end'}")
+        left = [word for word, field in fields.items() if field.name not in values]
+        if name not in left:
+            words.fail(f"expected {' or '.join(left) or 'the end'}")
         is_number = fields[name].type is int
         values[fields[name].name] = words.number(name) if is_number else words.read(name)
+        if name == "pass" and values["pass_"] not in PASSES:
+            words.fail(f"expected a pass, one of {', '.join(PASSES)}")
     for name, field in fields.items():
         if field.default is dataclasses.MISSING and field.name not in values:
             words.fail(f"{kind} needs '{name} N', missing at the end")

@@ -43,9 +43,7 @@ class Site(ABC):
 def _check_place(*, row: int, rows: int, col: int, cols: int) -> None:
     for name, index, size in (("row", row, rows), ("col", col, cols)):
         if not 0 <= index < size:
-            raise InvalidInput(
-                f"{name}={index} is outside the {rows} x {cols} array ({name}s 0..{size - 1})"
-            )
+            raise InvalidInput(f"{name}={index} is outside the {rows} x {cols} array ({name}s 0..{size - 1})")
 
 
 def _half(col: int, cols: int) -> range:
@@ -126,7 +124,7 @@ class ActivationRegister(Site):
 @final
 @dataclass(frozen=True, kw_only=True)
 class WeightBus(Site):
-    """The bus that brings stationary words of lane ``row`` to all cells, or to the half of the cells that holds ``col``.
+    """The bus that takes stationary words of lane ``row`` to all cells, or to the half of the cells that holds ``col``.
 
     ``before_zero_detector``: the fault sits where words are not yet known to be zero, so zeros are corrupted too. That
     stretch of the bus serves all cells.
@@ -145,7 +143,7 @@ class WeightBus(Site):
         if self.reach == "all" and self.col:
             raise InvalidInput(f"col={self.col} of WeightBus has no meaning with reach='all'; leave it out")
         if self.reach == "half" and self.before_zero_detector:
-            raise InvalidInput("before_zero_detector of WeightBus needs reach='all': the bus splits behind the detector")
+            raise InvalidInput("before_zero_detector of WeightBus needs reach='all': it splits behind the detector")
 
     def exposure(self, *, rows: int, cols: int) -> Exposure:
         """Expose one lane's words in the cells the bus serves."""

@@ -26,8 +26,8 @@ class Timing(ABC):
 class Permanent(Timing):
     """For ever."""
 
-    def active(self, *, step: int, pass_: Pass, layer: str) -> bool:  # noqa: ARG002
-        """Always."""
+    def active(self, *, step: int, pass_: Pass, layer: str) -> bool:
+        """Hold always."""
         return True
 
     def __str__(self) -> str:
@@ -58,9 +58,11 @@ class Transient(Timing):
             raise InvalidInput(f"step={self.step} of Transient must not be negative; the first step is 0")
         if self.pass_ is not None and self.pass_ not in PASSES:
             raise InvalidInput(f"pass_={self.pass_!r} of Transient is unknown; choose one of {', '.join(PASSES)}")
+        if self.layer is not None and self.layer.split() != [self.layer]:
+            raise InvalidInput(f"layer={self.layer!r} of Transient must be a name without blanks")
 
     def active(self, *, step: int, pass_: Pass, layer: str) -> bool:
-        """At that step, in that pass and layer if given."""
+        """Hold at that step, in that pass and layer if given."""
         return step == self.step and self.pass_ in (None, pass_) and self.layer in (None, layer)
 
     def __str__(self) -> str:
@@ -89,8 +91,8 @@ class Intermittent(Timing):
                 f"start={self.start}"
             )
 
-    def active(self, *, step: int, pass_: Pass, layer: str) -> bool:  # noqa: ARG002
-        """In the first ``on`` steps of each cycle."""
+    def active(self, *, step: int, pass_: Pass, layer: str) -> bool:
+        """Hold in the first ``on`` steps of each cycle."""
         return step >= self.start and (step - self.start) % (self.on + self.off) < self.on
 
     def __str__(self) -> str:

@@ -28,8 +28,13 @@ class Format:
     mantissa_bits: int
 
     def __post_init__(self) -> None:
-        is_float = self.exponent_bits > 0
-        if is_float and 1 + self.exponent_bits + self.mantissa_bits != self.bits:
+        if self.bits not in range(2, 33) or self.exponent_bits not in (0, *range(2, 11)):
+            # float64, in which encode and decode compute, holds all such words and values exactly.
+            raise InvalidInput(
+                f"format {self.name!r} needs bits in 2..32 and exponent_bits 0 (an integer) or in 2..10, not "
+                f"bits={self.bits}, exponent_bits={self.exponent_bits}"
+            )
+        if 1 + self.exponent_bits + self.mantissa_bits != self.bits:
             raise InvalidInput(
                 f"bits={self.bits} of format {self.name!r} must be 1 + exponent_bits + mantissa_bits = "
                 f"{1 + self.exponent_bits + self.mantissa_bits}"
@@ -74,29 +79,32 @@ class Format:
             low, high = -(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1
             if not np.all((values == np.rint(values)) & (values >= low) & (values <= high)):
                 raise InvalidInput(f"values must be integers in {low}..{high} to be {self.name}; quantise them first")
-            return values.astype(np.int64).view(np.uint64) & np.uint64((1 << self.bits) - 1)
+            return np.asarray(values.astype(np.int64).view(np.uint64) & np.uint64((1 << self.bits) - 1))
         magnitude = np.abs(values)
         _, binary_exponent = np.frexp(np.where(np.isfinite(magnitude), magnitude, 1.0))
-        exponent = np.maximum(binary_exponent - 1, 1 - self.bias)  # subnormals share the lowest exponent
+        lowest = 1 - self.bias  # the exponent of zero and of all subnormals; frexp gives zero the exponent 0
+        exponent = np.where(magnitude > 0, np.maximum(binary_exponent - 1, lowest), lowest)
         infinity = ((1 << self.exponent_bits) - 1) << self.mantissa_bits
         with np.errstate(invalid="ignore", over="ignore"):
             significand = np.rint(np.ldexp(magnitude, self.mantissa_bits - exponent))
             # A significand of 2**(mantissa_bits + 1) carries into the exponent field by itself; so does a subnormal
             # that rounds up to the smallest normal number.
-            words = (exponent + self.bias - 1) * (1 << self.mantissa_bits) + significand
+            words = np.ldexp(exponent + self.bias - 1.0, self.mantissa_bits) + significand
             words = np.where(np.isinf(magnitude) | (words >= infinity), infinity, words)
             words = np.where(np.isnan(magnitude), infinity | (1 << (self.mantissa_bits - 1)), words)
         sign = np.signbit(values).astype(np.uint64) << np.uint64(self.bits - 1)
-        return words.astype(np.uint64) | sign
+        return np.asarray(words.astype(np.uint64) | sign)
 
     def decode(self, words: NDArray[np.uint64]) -> NDArray[np.float64]:
         """Give the values that words spell; any shape. The inverse of `encode` on every value a word can hold.
 
-        >>> word = FORMATS["fp32"].encode(np.array(0.1)) & np.uint64(~(1 << 28) & 0xFFFFFFFF)
-        >>> float(FORMATS["fp32"].decode(word)) == float(np.float32(0.1)) * 2.0**-32
+        >>> words = FORMATS["fp32"].encode(np.array([0.1])) & np.uint64(0xFFFFFFFF ^ 1 << 28)
+        >>> float(FORMATS["fp32"].decode(words)[0]) == float(np.float32(0.1)) * 2.0**-32
         True
         """
         words = np.asarray(words, dtype=np.uint64)
+        if np.any(words >> np.uint64(self.bits)):
+            raise InvalidInput(f"words must be below 2**{self.bits} to be {self.name}")
         if not self.is_float:
             signed = words.astype(np.int64)
             return np.where(signed >> (self.bits - 1), signed - (1 << self.bits), signed).astype(np.float64)

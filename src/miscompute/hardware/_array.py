@@ -5,7 +5,7 @@ from collections.abc import Callable
 from collections.abc import Mapping as ReadOnlyDict
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, final
+from typing import Any, Literal, final
 
 from .._invalid import InvalidInput
 from ..formats import Format, format_named
@@ -18,7 +18,7 @@ class Mapping:
     """How one pass lies on an array.
 
     The ``stationary`` operand is held in the cells for a stripe, the ``streaming`` operand passes by. Dimension
-    ``lane`` is summed over and dealt to the rows; dimension ``cell`` is dealt to the columns. ``image`` is the remaining
+    ``lane`` is summed over and dealt to the rows; dimension ``cell`` is dealt to the columns. ``image`` is the other
     dimension of the result: the array finishes one index of it after another.
     """
 
@@ -36,8 +36,8 @@ class Array(ABC):
     Args:
         rows: multipliers in a cell; lane ``c`` multiplies channels with index c modulo rows (before swizzling).
         cols: cells; cell ``k`` computes output channels with index k modulo cols.
-        format: number format of the operand registers. None: the format of the tensor's own dtype. A format that differs
-            from the dtype rounds both operands of every pass.
+        format: number format of the operand registers. None: that of the tensor's own dtype. A format that differs from
+            the dtype rounds both operands of every pass.
         zero_gate: whether a product with an operand that is exactly 0 is masked, whatever the operand registers say.
         swizzle: how channels move over the lanes.
     """
@@ -92,8 +92,8 @@ class Nvdla(Array):
     The hardware manual calls ``rows`` atomic-C and ``cols`` atomic-K. Loops run, outer to inner, over kernel groups
     (OC/K), stripes of output pixels, channel blocks (IC/C), kernel rows, kernel columns and the pixels of the stripe.
 
-    ``grad_weight`` chooses how a weight gradient is laid on the core: ``"A"`` holds the output gradient in the cells and
-    streams the input, ``"B"`` the other way round. The batch is dealt to the lanes in both.
+    ``grad_weight`` chooses how a weight gradient is laid on the core: ``"A"`` holds the output gradient in the cells
+    and streams the input, ``"B"`` the other way round. The batch is dealt to the lanes in both.
 
     >>> nvdla(rows=8, cols=8).mapping("grad_weight")
     Mapping(stationary='grad_output', streaming='input', lane='n', cell='oc', image='ic')
@@ -132,7 +132,7 @@ def nvdla(
     *,
     rows: int,
     cols: int,
-    format: Format | str | None = None,  # noqa: A002
+    format: Format | str | None = None,
     zero_gate: bool = True,
     swizzle: Swizzle | str = "none",
     grad_weight: Literal["A", "B"] = "A",
@@ -153,37 +153,43 @@ def nvdla(
 
 
 def nvdla_small(
-    *, format: Format | str | None = None, swizzle: Swizzle | str = "none", grad_weight: Literal["A", "B"] = "A"  # noqa: A002
+    *,
+    format: Format | str | None = None,
+    swizzle: Swizzle | str = "none",
+    grad_weight: Literal["A", "B"] = "A",
 ) -> Nvdla:
     """Build nv_small, the "small configuration": 8 x 8 MACs."""
     return nvdla(rows=8, cols=8, format=format, swizzle=swizzle, grad_weight=grad_weight)
 
 
 def nvdla_large(
-    *, format: Format | str | None = None, swizzle: Swizzle | str = "none", grad_weight: Literal["A", "B"] = "A"  # noqa: A002
+    *,
+    format: Format | str | None = None,
+    swizzle: Swizzle | str = "none",
+    grad_weight: Literal["A", "B"] = "A",
 ) -> Nvdla:
     """Build nv_large, the "large configuration": 64 x 32 MACs."""
     return nvdla(rows=64, cols=32, format=format, swizzle=swizzle, grad_weight=grad_weight)
 
 
-ARRAYS: ReadOnlyDict[str, Callable[[], Array]] = MappingProxyType(
+ARRAYS: ReadOnlyDict[str, Callable[..., Array]] = MappingProxyType(
     {
         "nvdla-small": nvdla_small,
         "nvdla-large": nvdla_large,
     }
 )
-"""Every array that has a name, by the word used in specs and on the command line."""
+"""Every array that has a name, by the word used in specs and on the command line: from its options, as of `nvdla`."""
 
 
-def array_named(name: str) -> Array:
-    """Look an array up by name, or by size as ``nvdla-ROWSxCOLS``.
+def array_named(name: str, **options: Any) -> Array:
+    """Look an array up by name, or by size as ``nvdla-ROWSxCOLS``, and give it options.
 
-    >>> array_named("nvdla-32x16").rows
+    >>> array_named("nvdla-32x16", swizzle="step").rows
     32
     """
     if name in ARRAYS:
-        return ARRAYS[name]()
+        return ARRAYS[name](**options)
     rows, x, cols = name.removeprefix("nvdla-").partition("x")
     if name.startswith("nvdla-") and x and rows.isdecimal() and cols.isdecimal():
-        return nvdla(rows=int(rows), cols=int(cols))
+        return nvdla(rows=int(rows), cols=int(cols), **options)
     raise InvalidInput(f"array={name!r} is unknown; choose one of {', '.join(ARRAYS)}, nvdla-ROWSxCOLS")

@@ -56,13 +56,14 @@ class Layer:
                 raise InvalidInput(
                     f"{field}={getattr(self, field)} of layer {self.name!r} needs {rank} entries, as size={self.size}"
                 )
+            least = 0 if field == "padding" else 1
+            if min(getattr(self, field), default=least) < least:
+                raise InvalidInput(f"{field}={getattr(self, field)} of layer {self.name!r} must be at least {least}")
         for field in ("n", "ic", "oc", "groups"):
             if getattr(self, field) < 1:
                 raise InvalidInput(f"{field}={getattr(self, field)} of layer {self.name!r} must be at least 1")
         if self.ic % self.groups or self.oc % self.groups:
-            raise InvalidInput(
-                f"groups={self.groups} of layer {self.name!r} must divide ic={self.ic} and oc={self.oc}"
-            )
+            raise InvalidInput(f"groups={self.groups} of layer {self.name!r} must divide ic={self.ic} and oc={self.oc}")
         if min(self.out_size, default=1) < 1:
             raise InvalidInput(f"kernel={self.kernel} of layer {self.name!r} does not fit into size={self.size}")
 
@@ -74,10 +75,14 @@ class Layer:
         assert self.dilation is not None
         return tuple(
             (i + 2 * p - d * (k - 1) - 1) // s + 1
-            for i, k, s, p, d in zip(
-                self.size, self.kernel, self.stride, self.padding, self.dilation, strict=True
-            )
+            for i, k, s, p, d in zip(self.size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
         )
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether it is linear or a 1 x 1 convolution without padding or stride: every pass reads stored words only."""
+        ones = (1,) * len(self.size)
+        return (self.kernel, self.stride, self.padding) == (ones, ones, (0,) * len(self.size))
 
     def dims(self, operand: Operand) -> tuple[str, ...]:
         """Name an operand's dimensions, outermost first, as regions do.

@@ -19,7 +19,7 @@ class Swizzle(ABC):
     """A rule that deals channels to lanes: channel i of a block of ``rows`` channels goes to ``lanes(...)[i]``."""
 
     per_stripe: ClassVar[bool] = False
-    """Whether the lanes move within a pass, from stripe to stripe."""
+    """Whether the lanes move within a pass, from stripe to stripe. They then come back after ``rows`` stripes."""
 
     @abstractmethod
     def lanes(self, rows: int, *, step: int, layer: int, stripe: int) -> tuple[int, ...]:
@@ -47,7 +47,7 @@ class NoSwizzle(Swizzle):
     Hardware: nothing; this is NVDLA as built.
     """
 
-    def lanes(self, rows: int, *, step: int, layer: int, stripe: int) -> tuple[int, ...]:  # noqa: ARG002
+    def lanes(self, rows: int, *, step: int, layer: int, stripe: int) -> tuple[int, ...]:
         """Give the identity."""
         return tuple(range(rows))
 
@@ -63,7 +63,7 @@ class RotateEachStep(Swizzle):
     Hardware: a rotator before the weight and activation loaders, set from a register that software writes once a step.
     """
 
-    def lanes(self, rows: int, *, step: int, layer: int, stripe: int) -> tuple[int, ...]:  # noqa: ARG002
+    def lanes(self, rows: int, *, step: int, layer: int, stripe: int) -> tuple[int, ...]:
         """Rotate by the step."""
         return _rotated(rows, step)
 
@@ -83,7 +83,7 @@ class RotateEachStripe(Swizzle):
 
     per_stripe: ClassVar[bool] = True
 
-    def lanes(self, rows: int, *, step: int, layer: int, stripe: int) -> tuple[int, ...]:  # noqa: ARG002
+    def lanes(self, rows: int, *, step: int, layer: int, stripe: int) -> tuple[int, ...]:
         """Rotate by step plus stripe."""
         return _rotated(rows, step + stripe)
 
@@ -99,7 +99,7 @@ class RotateEachLayer(Swizzle):
     Hardware: nothing; a compiler permutes the channels of the stored weights.
     """
 
-    def lanes(self, rows: int, *, step: int, layer: int, stripe: int) -> tuple[int, ...]:  # noqa: ARG002
+    def lanes(self, rows: int, *, step: int, layer: int, stripe: int) -> tuple[int, ...]:
         """Rotate by the layer."""
         return _rotated(rows, layer)
 
@@ -117,7 +117,11 @@ class RandomEachStep(Swizzle):
 
     seed: int = 0
 
-    def lanes(self, rows: int, *, step: int, layer: int, stripe: int) -> tuple[int, ...]:  # noqa: ARG002
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InvalidInput(f"seed={self.seed} of RandomEachStep must not be negative")
+
+    def lanes(self, rows: int, *, step: int, layer: int, stripe: int) -> tuple[int, ...]:
         """Draw the permutation that belongs to the step."""
         permutation = np.random.default_rng((self.seed, step)).permutation(rows)
         return tuple(int(lane) for lane in permutation)

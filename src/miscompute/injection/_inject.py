@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from ..error import lower
 from ..fault import PERMANENT, Fault
 from ..hardware import Array, Layer, Pass
 from ._log import Log
-from ._operators import OPERATORS, UNLOWERED, Call, Operator
+from ._operators import OPERATORS, UNLOWERED, Call
 from ._passes import LayerOnArray, OnArray, Plan, make_plan
 from ._private import in_backward, is_top_mode
 
@@ -35,7 +35,7 @@ class _Interception(TorchFunctionMode):
     directly), or while the backward pass recomputes part of a forward (gradient checkpointing).
     """
 
-    def __init__(self, model: nn.Module, handler: Callable[[Operator, Call, str], Tensor | None]) -> None:
+    def __init__(self, model: nn.Module, handler: Callable[[Call, str], Tensor | None]) -> None:
         super().__init__()
         for name, module in model.named_modules():
             if isinstance(module, torch.jit.ScriptModule):
@@ -75,15 +75,19 @@ class _Interception(TorchFunctionMode):
         return any(id(parameter) in self._names for group in parameters for parameter in group["params"])
 
     def __torch_function__(
-        self, func: _Function, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None  # noqa: ARG002
+        self,
+        func: _Function,
+        types: Any,
+        args: Any = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Compute an operator on the array if it is the model's, else as always."""
         kwargs = kwargs or {}
         operator = OPERATORS.get(func)
         if operator is None:
             if self._depth and func in UNLOWERED:
-                name = UNLOWERED[func]
-                self.unlowered[name] = self.unlowered.get(name, 0) + 1
+                missed = UNLOWERED[func]
+                self.unlowered[missed] = self.unlowered.get(missed, 0) + 1
             return func(*args, **kwargs)
         if torch.compiler.is_compiling():
             raise InvalidInput("model: it is being compiled under injection; compile it after, or use it uncompiled")
@@ -94,7 +98,7 @@ class _Interception(TorchFunctionMode):
                 return func(*args, **kwargs)
             name = f"{operator.name}({'x'.join(map(str, weight.shape))})"
         call = operator.read(*args, **kwargs)
-        result = self._handler(operator, call, name)
+        result = self._handler(call, name)
         if result is None:
             return func(*args, **kwargs)
         return result if call.restore is None else call.restore(result)
@@ -136,7 +140,7 @@ class Injection:
         finally:
             self._is_on = was_on
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Injection":
         with ExitStack() as stack:
             stack.enter_context(self._interception.hold())
             for handle in (
@@ -159,17 +163,17 @@ class Injection:
             names = ", ".join(self.log.unlowered)
             warnings.warn(f"the model ran {names}, not lowered yet: no fault was injected there", stacklevel=2)
 
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _before_step(self, _: Optimizer, args: Any, kwargs: Any) -> None:
         # An optimizer's many small operators need not pass through the interception; a closure runs the model, though.
         if len(args) < 2 and not kwargs and is_top_mode(self._interception):
-            self._interception.__exit__(None, None, None)
+            self._interception.__exit__(None, None, None)  # type: ignore[no-untyped-call]
             self._is_stepping = True
 
     def _after_step(self, optimizer: Optimizer, *_: object) -> None:
         self._resume()
         if id(optimizer) not in self._optimizers and not self._interception.owns(optimizer.param_groups):
             return
-        _, steps = self._optimizers.get(id(optimizer), (optimizer, 0))
+        steps = self._optimizers.get(id(optimizer), (optimizer, 0))[1]
         self._optimizers[id(optimizer)] = (optimizer, steps + 1)
         self._step = max(self._step, self._first_step + steps + 1)
         self._lanes.clear()
@@ -177,9 +181,9 @@ class Injection:
     def _resume(self) -> None:
         if self._is_stepping:
             self._is_stepping = False
-            self._interception.__enter__()
+            self._interception.__enter__()  # type: ignore[no-untyped-call]
 
-    def _compute(self, operator: Operator, call: Call, name: str) -> Tensor | None:
+    def _compute(self, call: Call, name: str) -> Tensor | None:
         if not self._is_on:
             return None
         x, weight, bias, geometry, _ = _cast_as_autocast(call)
@@ -197,7 +201,7 @@ class Injection:
         if not on_array.is_hit():
             return None
         if torch.is_grad_enabled():
-            return OnArray.apply(x, weight, bias, on_array)  # type: ignore[no-any-return]
+            return OnArray.apply(x, weight, bias, on_array)  # type: ignore[no-any-return, no-untyped-call]
         return on_array.forward(x, weight, bias)
 
     def _plan(self, on_array: LayerOnArray, pass_: Pass) -> Plan | None:
@@ -261,7 +265,7 @@ def inject(model: nn.Module, fault: Fault, *, array: Array, step: int = 0) -> In
     >>> with mc.inject(model, fault, array=mc.nvdla_small()) as injection:
     ...     loss = model(torch.ones(1, 8)).sum()
     >>> [(row.layer, row.pass_, row.reached) for row in injection.log]
-    [('', 'forward', 1)]
+    [('weight', 'forward', 1)]
     """
     return Injection(model, fault, array=array, step=step)
 
@@ -276,7 +280,7 @@ def trace(model: nn.Module, *inputs: Any) -> tuple[Layer, ...]:
     """
     layers: dict[str, Layer] = {}
 
-    def note(_: Operator, call: Call, name: str) -> None:
+    def note(call: Call, name: str) -> None:
         layers.setdefault(name, call.geometry.layer(name, len(layers), call.x, call.weight))
 
     training = [module for module in model.modules() if module.training]

@@ -13,8 +13,8 @@ from ..hardware import PASSES, Pass
 class LogRow:
     """One pass of one layer: how often it ran with the fault active, and what the fault did.
 
-    ``reached`` counts elements that were read through the faulty place, ``changed`` those whose bits came out different,
-    both summed over ``executions``. Reached but never changed is *not activated*.
+    ``reached`` counts elements that were read through the faulty place, ``changed`` those whose bits came out
+    different, both summed over ``executions``. Reached but never changed is *not activated*.
     """
 
     layer: str

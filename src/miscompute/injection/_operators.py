@@ -68,15 +68,15 @@ class Convolution(Geometry):
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Compute the output."""
-        return torch.convolution(
-            x, weight, bias, self.stride, self.padding, self.dilation, False, (0,) * len(self.stride), self.groups
-        )
+        no = (0,) * len(self.stride)
+        return torch.convolution(x, weight, bias, self.stride, self.padding, self.dilation, False, no, self.groups)
 
     def grad_input(self, grad_output: Tensor, weight: Tensor, size: tuple[int, ...]) -> Tensor:
         """Compute the input's gradient."""
         shape = (grad_output.shape[0], weight.shape[1] * self.groups, *size)
         x = grad_output.new_empty(1).expand(shape)  # only its shape is read
-        return self._gradients(grad_output, x, weight, (True, False, False))[0]
+        grad_input: Tensor = self._gradients(grad_output, x, weight, (True, False, False))[0]
+        return grad_input
 
     def grad_weight(
         self, grad_output: Tensor, x: Tensor, kernel: tuple[int, ...], *, bias: bool
@@ -107,12 +107,17 @@ class Linear(Geometry):
         """Compute the output."""
         return F.linear(x, weight, bias)
 
-    def grad_input(self, grad_output: Tensor, weight: Tensor, size: tuple[int, ...]) -> Tensor:  # noqa: ARG002
+    def grad_input(self, grad_output: Tensor, weight: Tensor, size: tuple[int, ...]) -> Tensor:
         """Compute the input's gradient."""
         return grad_output.mm(weight)
 
     def grad_weight(
-        self, grad_output: Tensor, x: Tensor, kernel: tuple[int, ...], *, bias: bool  # noqa: ARG002
+        self,
+        grad_output: Tensor,
+        x: Tensor,
+        kernel: tuple[int, ...],
+        *,
+        bias: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Compute the gradients of weight and bias."""
         return grad_output.t().mm(x), grad_output.sum(0) if bias else None
@@ -122,7 +127,7 @@ LINEAR = Linear()
 
 
 class Call(NamedTuple):
-    """A call of an operator on the array, its tensors in the shapes of `Layer`; ``restore`` gives the caller's shape."""
+    """A call of an operator, its tensors in the shapes of `Layer`; ``restore`` gives the caller's shape."""
 
     x: Tensor
     weight: Tensor
@@ -131,7 +136,7 @@ class Call(NamedTuple):
     restore: Callable[[Tensor], Tensor] | None
 
 
-def _read_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Call:  # noqa: A002
+def _read_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Call:
     if input.dim() == 2:
         return Call(input, weight, bias, LINEAR, None)
     lead = input.shape[:-1]
@@ -143,7 +148,7 @@ def _reader(rank: int) -> Callable[..., Call]:
         return tuple(value) * (rank if len(value) == 1 else 1) if isinstance(value, tuple | list) else (value,) * rank
 
     def read(
-        input: Tensor,  # noqa: A002
+        input: Tensor,
         weight: Tensor,
         bias: Tensor | None = None,
         stride: Any = 1,
@@ -157,7 +162,7 @@ def _reader(rank: int) -> Callable[..., Call]:
         elif padding == "same":
             total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
             if any(t % 2 for t in total):  # the longer side is padded beforehand, as PyTorch does
-                input = F.pad(input, [side for t in reversed(total) for side in (0, t % 2)])  # noqa: A001
+                input = F.pad(input, [side for t in reversed(total) for side in (0, t % 2)])
             padding = [t // 2 for t in total]
         batched = input.dim() == rank + 2
         return Call(
@@ -188,23 +193,22 @@ OPERATORS: Mapping[Callable[..., Any], Operator] = MappingProxyType(
 )
 """Every operator that is lowered."""
 
+_UNLOWERED_FUNCTIONS = """
+matmul mm bmm addmm baddbmm addbmm mv addmv einsum convolution chain_matmul bilinear
+conv_transpose1d conv_transpose2d conv_transpose3d
+lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell
+"""
+_UNLOWERED_METHODS = """
+matmul __matmul__ __rmatmul__ mm bmm addmm baddbmm addbmm mv addmv addmm_ baddbmm_ addbmm_ addmv_
+"""
+
 UNLOWERED: Mapping[Callable[..., Any], str] = MappingProxyType(
-    {
-        function: name
-        for function, name in [
-            *((getattr(torch, name), f"torch.{name}") for name in (
-                "matmul", "mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv", "einsum", "convolution",
-                "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "bilinear", "chain_matmul",
-                "lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell",
-            )),
-            *((getattr(Tensor, name), f"torch.Tensor.{name}") for name in (
-                "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv",
-                "addmm_", "baddbmm_", "addbmm_", "addmv_",
-            )),
-            (F.scaled_dot_product_attention, "scaled_dot_product_attention"),
-            (F.multi_head_attention_forward, "multi_head_attention_forward"),
-            (F.bilinear, "bilinear"),
-        ]
+    {getattr(torch, name): f"torch.{name}" for name in _UNLOWERED_FUNCTIONS.split()}
+    | {getattr(Tensor, name): f"torch.Tensor.{name}" for name in _UNLOWERED_METHODS.split()}
+    | {
+        F.scaled_dot_product_attention: "scaled_dot_product_attention",
+        F.multi_head_attention_forward: "multi_head_attention_forward",
+        F.bilinear: "bilinear",
     }
 )
 """Operators that an array computes too but that are not lowered yet: their calls are counted and warned of."""

@@ -8,25 +8,25 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from ..error import Error, Range
+from ..error import Error, Range, Region
 from ..formats import Format
 from ..hardware import PASSES, Layer, Operand, Pass
 from ._operators import RESULT_AXES, Geometry
 from ._private import disabled_torch_function
-from ._words import Index, Misread, index_of, misread, to_format
+from ._words import Index, Misread, index_of, to_format
 
 _K = TypeVar("_K", bound=Hashable)
 _T = TypeVar("_T")
 
-Misreads = tuple[tuple[Operand, Misread], ...]
+Misreads = tuple[Misread, ...]
 
 
 class _Cut(NamedTuple):
-    """Indices of one axis of an operand: what some results need of it."""
+    """A part of one axis of an operand: what some results need of it."""
 
     operand: Operand
     axis: int
-    index: slice | Tensor
+    part: slice | Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +46,7 @@ class Plan:
     whole: Misreads
     parts: tuple[_Part, ...]
     result: tuple[int, ...]  # the result's shape as regions of results count it (`Layer.result`)
-
-    @property
-    def reached(self) -> int:
-        """How many elements are misread in one execution."""
-        return sum(misread.elements for part in (self, *self.parts) for _, misread in part.misreads)
-
-    @property
-    def misreads(self) -> Misreads:
-        """What all results see."""
-        return self.whole
+    reached: int  # how many elements are misread in one execution
 
 
 def make_plan(layer: Layer, pass_: Pass, errors: Sequence[Error]) -> Plan | None:
@@ -64,8 +55,9 @@ def make_plan(layer: Layer, pass_: Pass, errors: Sequence[Error]) -> Plan | None
         return None
     # Errors with the same results act together; results with the same misread elements are computed together, whatever
     # their positions within an image.
+    seen: set[tuple[Operand, Region]] = set()  # an element misread for several results is logged once
     by_results = _grouped(errors, lambda error: error.results)
-    whole = by_results.pop(None, [])
+    whole = _ready(layer, by_results.pop(None, []), seen)
 
     def needs(together: list[Error]) -> Hashable:
         results = together[0].results
@@ -73,10 +65,12 @@ def make_plan(layer: Layer, pass_: Pass, errors: Sequence[Error]) -> Plan | None
         channels = tuple(r for d, r in zip(results.dims, results.ranges, strict=True) if d != "pixel")
         return channels, tuple(error.region for error in together)
 
+    alikes = _grouped(by_results.values(), needs).values()
     return Plan(
-        whole=_ready(layer, whole),
-        parts=tuple(_make_part(layer, pass_, alike) for alike in _grouped(by_results.values(), needs).values()),
+        whole=whole,
+        parts=tuple(_make_part(layer, pass_, alike, seen) for alike in alikes),
         result=tuple(layer.result(pass_).values()),
+        reached=sum(region.elements for _, region in seen),
     )
 
 
@@ -87,20 +81,25 @@ def _grouped(items: Iterable[_T], key: Callable[[_T], _K]) -> dict[_K, list[_T]]
     return groups
 
 
-def _ready(layer: Layer, errors: Sequence[Error]) -> Misreads:
-    return tuple(
-        (
-            error.operand,
-            misread(
-                error,
-                grouped_shape=layer.shape("weight") if error.operand == "weight" and layer.groups > 1 else None,
-            ),
+def _ready(layer: Layer, errors: Sequence[Error], seen: set[tuple[Operand, Region]]) -> Misreads:
+    ready = []
+    for error in errors:
+        is_split = error.operand == "weight" and layer.groups > 1
+        ready.append(
+            Misread(
+                operand=error.operand,
+                index=index_of(error.region.ranges),
+                view=layer.shape("weight") if is_split else None,
+                effect=error.effect,
+                spares_zeros=error.spares_zeros,
+                is_logged=(error.operand, error.region) not in seen,
+            )
         )
-        for error in errors
-    )
+        seen.add((error.operand, error.region))
+    return tuple(ready)
 
 
-def _make_part(layer: Layer, pass_: Pass, alike: Sequence[Sequence[Error]]) -> _Part:
+def _make_part(layer: Layer, pass_: Pass, alike: Sequence[Sequence[Error]], seen: set[tuple[Operand, Region]]) -> _Part:
     results = alike[0][0].results
     assert results is not None
     # A grouped layer's channels cannot be cut without breaking its groups; its images can.
@@ -117,8 +116,8 @@ def _make_part(layer: Layer, pass_: Pass, alike: Sequence[Sequence[Error]]) -> _
         ]
         targets.append((index_of(where.ranges), index_of(own)))
     return _Part(
-        misreads=_ready(layer, alike[0]),
-        cuts=tuple(_Cut(*axes[dim], index) for dim, index in cuts.items()),
+        misreads=_ready(layer, alike[0], seen),
+        cuts=tuple(_Cut(*axes[dim], part) for dim, part in cuts.items()),
         bias=cuts.get("oc") if pass_ == "forward" else None,
         targets=tuple(targets),
     )
@@ -136,7 +135,7 @@ class LayerOnArray:
         layer: Layer,
         geometry: Geometry,
         *,
-        format: Format | None,  # noqa: A002
+        format: Format | None,
         plan: Callable[["LayerOnArray", Pass], Plan | None],
         record: Callable[[str, Pass, int, list[Tensor]], None],
     ) -> None:
@@ -172,24 +171,27 @@ class LayerOnArray:
 
         def read(misreads: Misreads) -> dict[Operand, Tensor]:
             operands = dict(rounded)
-            for operand, misread in misreads:
+            for misread in misreads:
+                operand = misread.operand
                 if operands[operand] is rounded[operand]:
                     operands[operand] = rounded[operand].clone()
-                changed.append(misread(operands[operand]))
+                words_changed = misread(operands[operand])
+                if misread.is_logged:
+                    changed.append(words_changed)
             return {operand: tensor.to(stored[operand].dtype) for operand, tensor in operands.items()}
 
         operands = read(plan.whole if plan else ())
         result, grad_bias = self._compute(pass_, operands, bias, with_bias)
-        if grad_bias is not None and operands["grad_output"] is not stored["grad_output"]:
-            # Where no value changed, the operator's own sum is right to the last bit.
-            if rounded["grad_output"] is not stored["grad_output"] or torch.stack(changed).any():
-                grad_bias = sum_over_positions(stored["grad_output"])
+        is_clean = grad_bias is None or operands["grad_output"] is stored["grad_output"]
+        # Where no value changed, the operator's own sum is right to the last bit, which another sum would not be.
+        if not is_clean and (rounded["grad_output"] is not stored["grad_output"] or torch.stack(changed).any()):
+            grad_bias = sum_over_positions(stored["grad_output"])
         if plan is None:
             return result, grad_bias
         for part in plan.parts:
             operands = read(part.misreads)
-            for operand, axis, index in part.cuts:
-                operands[operand] = operands[operand][(slice(None),) * axis + (index,)]
+            for operand, axis, wanted in part.cuts:
+                operands[operand] = operands[operand][(slice(None),) * axis + (wanted,)]
             part_bias = bias if bias is None or part.bias is None else bias[part.bias]
             own, _ = self._compute(pass_, operands, part_bias, False)
             if len(plan.result) == 3:
@@ -225,16 +227,14 @@ class OnArray(torch.autograd.Function):
     """A layer whose forward and backward passes are computed on the array."""
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, on_array: LayerOnArray
-    ) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, on_array: LayerOnArray) -> Tensor:
         """Compute the output; keep the stored operands, not the misread ones, for the backward passes."""
         ctx.save_for_backward(x, weight)
         ctx.on_array = on_array  # type: ignore[attr-defined]
         return on_array.forward(x, weight, bias)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         """Compute the gradients that are needed."""
         x, weight = ctx.saved_tensors

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from .._invalid import InvalidInput
-from ..error import Error, Range
+from ..error import Range
 from ..fault import Effect
 from ..formats import FORMATS, Format
+from ..hardware import Operand
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
 """The PyTorch dtype whose elements are the words of a format."""
@@ -34,7 +35,7 @@ def format_of(operand: Tensor) -> Format:
     return _FORMATS[operand.dtype]
 
 
-def to_format(operand: Tensor, format: Format | None) -> Tensor:  # noqa: A002
+def to_format(operand: Tensor, format: Format | None) -> Tensor:
     """Round an operand to the array's format; any shape. None, or the operand's own format, leaves it as it is."""
     if format is None or operand.dtype == _DTYPES[format.name]:
         return operand
@@ -56,13 +57,18 @@ def index_of(ranges: Sequence[Range]) -> Index:
 
 @dataclass(frozen=True, kw_only=True)
 class Misread:
-    """An error of one operand, ready to be applied to tensors again and again."""
+    """An error of one operand, ready to be applied again and again.
 
+    ``index`` gives its elements in the operand as ``view`` shapes it (None: as it is). ``is_logged``: whether this is
+    the one of several readings of the same elements that counts.
+    """
+
+    operand: Operand
     index: Index
     view: tuple[int, ...] | None
-    elements: int
     effect: Effect
     spares_zeros: bool
+    is_logged: bool
 
     def __call__(self, operand: Tensor) -> Tensor:
         """Change the words of the region in place; return how many words changed, as a tensor of one element."""
@@ -89,14 +95,3 @@ class Misread:
 
 def _signed(word: int, format_: Format) -> int:
     return word - (1 << format_.bits) if word >> (format_.bits - 1) else word
-
-
-def misread(error: Error, *, grouped_shape: tuple[int, ...] | None) -> Misread:
-    """Prepare an error; ``grouped_shape`` is the operand's shape with its channels split by group, if they are."""
-    return Misread(
-        index=index_of(error.region.ranges),
-        view=grouped_shape,
-        elements=error.region.elements,
-        effect=error.effect,
-        spares_zeros=error.spares_zeros,
-    )

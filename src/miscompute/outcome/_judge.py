@@ -60,7 +60,7 @@ def judge(run: Trajectory, golden: Sequence[Trajectory]) -> Outcome:
 
     A run that met INF or NaN is a crash. Otherwise it is judged by three metrics, each averaged over the last fifth of
     the evaluations. The limit of a metric is the one-sided 99 % prediction limit of the golden runs,
-    ``mean - t(0.99, n - 1) * s * sqrt(1 + 1 / n)``: a further fault-free run would end below it once in a hundred times.
+    ``mean - t(0.99, n - 1) * s * sqrt(1 + 1 / n)``: one fault-free run in a hundred would end below it.
     ``s`` is the golden runs' standard deviation, but at least the binomial one of the validation images, so that golden
     runs that happen to agree do not make a strict judge. A run below any limit is silent corruption; the golden runs'
     own accuracy stands for both machines.

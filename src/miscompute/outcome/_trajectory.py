@@ -8,8 +8,8 @@ class Point:
     """One evaluation, after ``step`` optimizer steps. Accuracies are 0..1.
 
     ``train_accuracy`` and ``train_loss`` are means over the training batches since the last evaluation, as the training
-    machine saw them. ``faulty_accuracy`` is on the validation images on the machine that trains; ``healthy_accuracy`` is
-    of the same model on a healthy machine.
+    machine saw them. ``faulty_accuracy`` is on the validation images on the machine that trains; ``healthy_accuracy``
+    is of the same model on a healthy machine.
     """
 
     step: int
@@ -31,8 +31,8 @@ class Crash:
 class Trajectory:
     """A run from its first step to its end, or as far as it is.
 
-    ``changed`` counts the values that the fault changed, None for a golden run. ``validation_images`` is how many images
-    each accuracy was measured on.
+    ``changed`` counts the values that the fault changed, None for a golden run. ``validation_images`` is how many
+    images each accuracy was measured on.
     """
 
     points: tuple[Point, ...]

@@ -31,8 +31,10 @@ def curves_chart(result: Result) -> alt.FacetChart:
             values = (point.train_accuracy, point.faulty_accuracy, point.healthy_accuracy)
             for series, value in zip(list(_SERIES)[:3], values, strict=True):
                 rows.append({"panel": panel, "step": point.step, "curve": series, "accuracy": value})
-        for point in golden.points:
-            rows.append({"panel": panel, "step": point.step, "curve": list(_SERIES)[3], "accuracy": point.healthy_accuracy})
+        rows += [
+            {"panel": panel, "step": point.step, "curve": list(_SERIES)[3], "accuracy": point.healthy_accuracy}
+            for point in golden.points
+        ]
     recipe = result.experiment.recipe
     color = alt.Color(
         "curve:N",
@@ -44,7 +46,7 @@ def curves_chart(result: Result) -> alt.FacetChart:
         "curve:N", scale=alt.Scale(domain=list(_SERIES), range=[dash for _, dash in _SERIES.values()]), legend=None
     )
     lines = (
-        alt.Chart(alt.Data(values=rows))
+        alt.Chart(alt.InlineData(values=rows))
         .mark_line(strokeWidth=2)
         .encode(
             x=alt.X("step:Q", title="optimizer step"),
@@ -56,13 +58,14 @@ def curves_chart(result: Result) -> alt.FacetChart:
         .properties(width=360, height=260)
     )
     array = result.experiment.array
-    return lines.facet(column=alt.Column("panel:N", title=None, sort=None)).properties(
+    chart: alt.FacetChart = lines.facet(column=alt.Column("panel:N", title=None, sort=None)).properties(
         title=alt.Title(
             f"{recipe.model} on {recipe.data}, {array.rows} x {array.cols} MACs, {result.experiment.fault}",
             subtitle=f"{recipe.optimizer}, seed {recipe.seed}",
             anchor="start",
         )
     )
+    return chart
 
 
 def write_chart(chart: alt.FacetChart, stem: Path) -> tuple[Path, Path]:

@@ -84,7 +84,14 @@ SCHEDULES: Mapping[str, Callable[[float], float]] = MappingProxyType(
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "cluttered_digits": Recipe(
-            data="cluttered_digits", model="lenet5", lr=1e-3, batch_size=64, steps=1250, evaluate_every=50
+            data="cluttered_digits",
+            model="alexnet",
+            width=0.25,
+            lr=2e-3,
+            schedule="one-cycle",
+            batch_size=64,
+            steps=1200,
+            evaluate_every=60,
         ),
         "cifar10": Recipe(
             data="cifar10",

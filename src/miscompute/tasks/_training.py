@@ -90,11 +90,10 @@ def accuracy(model: nn.Module, data: DataSet, *, batch_size: int = 500) -> float
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        right = sum(
-            int((model(data.normalised(images)).argmax(1) == labels).sum())
-            for images, labels in zip(
-                data.validation_images.split(batch_size), data.validation_labels.split(batch_size), strict=True
-            )
-        )
+        right = 0
+        for first in range(0, len(data.validation_labels), batch_size):
+            scores = model(data.normalised(data.validation_images[first : first + batch_size]))
+            labels = data.validation_labels[first : first + batch_size]
+            right += int((scores.argmax(1) == labels).sum())
     model.train(was_training)
     return right / len(data.validation_labels)

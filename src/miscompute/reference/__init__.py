@@ -1,0 +1,16 @@
+"""Slow, obviously correct arrays: the independent judge of what is lowered and injected.
+
+`miscompute.error` reasons about where a fault lands and `miscompute.injection` computes with what it says; both are
+fast because they take every shortcut the rules allow. This package takes none. It walks the hardware's own loops, puts
+each word into its register, changes the words that sit in a faulty one, and multiplies. It imports neither of the two,
+so an agreement between them and it is evidence.
+"""
+
+from ._layer import LayerResult as LayerResult
+from ._layer import OperandReading as OperandReading
+from ._layer import forward as forward
+from ._layer import grad_input as grad_input
+from ._layer import grad_weight as grad_weight
+from ._nvdla import CoreResult as CoreResult
+from ._nvdla import Reading as Reading
+from ._nvdla import convolve as convolve

@@ -1,0 +1,32 @@
+"""What all tests share: shapes and dtypes are checked, generated tests are the same every time, and the RTL vectors."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jaxtyping
+import pytest
+from hypothesis import settings
+
+# Before anything imports miscompute: modules imported earlier stay unchecked.
+jaxtyping.install_import_hook("miscompute", "beartype.beartype")
+
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=100)
+settings.load_profile("ci")
+
+_VECTORS = Path(__file__).resolve().parents[2] / "shared" / "vectors"
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Path:
+    """The folder of stimulus and faulty outputs from cycle-accurate simulation, which is not part of the repository."""
+    if not _VECTORS.is_dir():
+        pytest.skip(f"RTL vectors are not at {_VECTORS}")
+    return _VECTORS
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Types go unchecked, as they do for users: for tests of what is said about a value of the wrong type."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
