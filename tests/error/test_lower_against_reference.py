@@ -170,7 +170,7 @@ def test_the_elements_are_those_that_sit_in_faulty_registers(draw: st.DataObject
     pass_ = draw.draw(st.sampled_from(PASSES))
     data = integers(layer, draw.draw(st.integers(0, 99)))
     if refused(fault, array, layer, pass_):
-        with pytest.raises(InvalidInput, match="zeros between its groups|inserted zeros"):
+        with pytest.raises(InvalidInput, match=r"zeros between its groups|inserted zeros"):
             lower(fault, array, layer, step=step, passes=(pass_,))
         return
     errors = lower(fault, array, layer, step=step, passes=(pass_,))

@@ -74,8 +74,8 @@ def _lower_pass(
         )
     if exposure.operand == "streaming" and not spares_zeros and not layer.is_pointwise:
         raise InvalidInput(
-            f"site {fault.site} of layer {layer.name!r} corrupts padding and inserted zeros, which are in no tensor, on an "
-            "array without a zero gate; only linear and pointwise layers can be lowered there"
+            f"site {fault.site} of layer {layer.name!r} corrupts padding and inserted zeros, which are in no tensor, "
+            "on an array without a zero gate; only linear and pointwise layers can be lowered there"
         )
     cells = {mapping.cell: _Every(exposure.cols.start, array.cols, len(exposure.cols))}
     if len(exposure.cols) == array.cols:
