@@ -38,6 +38,8 @@ def step_of(name: str, channels: int, batch: int) -> tuple[torch.nn.Module, Call
 
 
 def seconds(step: Callable[[], None]) -> float:
+    """Time the second of two steps, so that either kind finds its own memory and caches."""
+    step()
     start = time.perf_counter()
     step()
     return time.perf_counter() - start

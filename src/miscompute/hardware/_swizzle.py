@@ -18,6 +18,9 @@ from .._invalid import InvalidInput
 class Swizzle(ABC):
     """A rule that deals channels to lanes: channel i of a block of ``rows`` channels goes to ``lanes(...)[i]``."""
 
+    each_step: ClassVar[bool] = True
+    """Whether the lanes may move from step to step."""
+
     per_stripe: ClassVar[bool] = False
     """Whether the lanes move within a pass, from stripe to stripe. They then come back after ``rows`` stripes."""
 
@@ -46,6 +49,8 @@ class NoSwizzle(Swizzle):
 
     Hardware: nothing; this is NVDLA as built.
     """
+
+    each_step: ClassVar[bool] = False
 
     def lanes(self, rows: int, *, step: int, layer: int, stripe: int) -> tuple[int, ...]:
         """Give the identity."""
@@ -98,6 +103,8 @@ class RotateEachLayer(Swizzle):
 
     Hardware: nothing; a compiler permutes the channels of the stored weights.
     """
+
+    each_step: ClassVar[bool] = False
 
     def lanes(self, rows: int, *, step: int, layer: int, stripe: int) -> tuple[int, ...]:
         """Rotate by the layer."""

@@ -19,13 +19,17 @@ from torch.overrides import TorchFunctionMode
 from .._invalid import InvalidInput
 from ..error import lower
 from ..fault import PERMANENT, Fault
-from ..hardware import Array, Layer, Pass
+from ..hardware import PASSES, Array, Layer
 from ._log import Log
-from ._operators import OPERATORS, UNLOWERED, Call
-from ._passes import LayerOnArray, OnArray, Plan, make_plan
+from ._operators import OPERATORS, UNLOWERED, Call, Operator
+from ._passes import UNREACHED, LayerOnArray, OnArray, Plans, Scratch, make_plan
 from ._private import in_backward, is_top_mode
 
 _Function = Callable[..., Any]
+
+_HANDLED: dict[_Function, Operator | str] = {**OPERATORS, **UNLOWERED}
+
+_MOST_PLANS = 256  # kept for a layer: a random swizzle never comes back to the same lanes
 
 
 class _Interception(TorchFunctionMode):
@@ -82,12 +86,14 @@ class _Interception(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Compute an operator on the array if it is the model's, else as always."""
-        kwargs = kwargs or {}
-        operator = OPERATORS.get(func)
+        operator = _HANDLED.get(func)
+        if kwargs is None:
+            kwargs = {}
         if operator is None:
-            if self._depth and func in UNLOWERED:
-                missed = UNLOWERED[func]
-                self.unlowered[missed] = self.unlowered.get(missed, 0) + 1
+            return func(*args, **kwargs)
+        if isinstance(operator, str):
+            if self._depth:
+                self.unlowered[operator] = self.unlowered.get(operator, 0) + 1
             return func(*args, **kwargs)
         if torch.compiler.is_compiling():
             raise InvalidInput("model: it is being compiled under injection; compile it after, or use it uncompiled")
@@ -116,13 +122,14 @@ class Injection:
         self._array = array
         self._first_step = step
         self._step = step
-        self._is_permanent = fault.timing == PERMANENT
+        self._is_lasting = fault.timing == PERMANENT and not array.swizzle.each_step
         self._is_on = False
+        self._moment = 0  # goes on whenever the layers' plans may become others
         self._interception = _Interception(model, self._compute)
         self._optimizers: dict[int, tuple[Optimizer, int]] = {}
         self._layers: dict[Hashable, LayerOnArray] = {}
         self._indices: dict[str, int] = {}
-        self._lanes: dict[int, Hashable] = {}
+        self._scratch: Scratch = {}
         self._stack = ExitStack()
         self._is_stepping = False
 
@@ -134,11 +141,16 @@ class Injection:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Compute on a healthy machine inside: an evaluation amid training, say."""
-        was_on, self._is_on = self._is_on, False
+        was_on = self._is_on
+        self._turn(on=False)
         try:
             yield
         finally:
-            self._is_on = was_on
+            self._turn(on=was_on)
+
+    def _turn(self, *, on: bool) -> None:
+        self._is_on = on
+        self._moment += 1
 
     def __enter__(self) -> "Injection":
         with ExitStack() as stack:
@@ -149,13 +161,13 @@ class Injection:
             ):
                 stack.callback(handle.remove)
             self._stack = stack.pop_all()
-        self._is_on = True
+        self._turn(on=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._is_on = False
+        self._turn(on=False)
         self._resume()
         self._stack.close()
         self.log.unlowered.update(self._interception.unlowered)
@@ -176,7 +188,8 @@ class Injection:
         steps = self._optimizers.get(id(optimizer), (optimizer, 0))[1]
         self._optimizers[id(optimizer)] = (optimizer, steps + 1)
         self._step = max(self._step, self._first_step + steps + 1)
-        self._lanes.clear()
+        if not self._is_lasting:
+            self._moment += 1
 
     def _resume(self) -> None:
         if self._is_stepping:
@@ -195,8 +208,9 @@ class Injection:
                 geometry.layer(name, index, x, weight),
                 geometry,
                 format=self._array.format,
-                plan=self._plan,
+                plans=self._plans,
                 record=self.log.add,
+                scratch=self._scratch,
             )
         if not on_array.is_hit():
             return None
@@ -204,23 +218,33 @@ class Injection:
             return OnArray.apply(x, weight, bias, on_array)  # type: ignore[no-any-return, no-untyped-call]
         return on_array.forward(x, weight, bias)
 
-    def _plan(self, on_array: LayerOnArray, pass_: Pass) -> Plan | None:
-        layer, step, fault = on_array.layer, self._step, self._fault
-        if not self._is_on:
-            return None
-        if not (self._is_permanent or fault.timing.active(step=step, pass_=pass_, layer=layer.name)):
-            return None
-        lanes = self._lanes.get(layer.index)
-        if lanes is None:
-            by_lanes = self._array.lanes(step=step, layer=layer.index)
-            lanes = self._lanes[layer.index] = step if self._array.swizzle.per_stripe else by_lanes
-        plans = on_array.plans
-        key = (pass_, lanes)
-        if key not in plans:
-            if len(plans) > 256:  # a random swizzle never comes back to the same lanes
-                plans.clear()
-            plans[key] = make_plan(layer, pass_, lower(fault, self._array, layer, step=step, passes=(pass_,)))
-        return plans[key]
+    def _plans(self, on_array: LayerOnArray) -> Plans:
+        if on_array.present is not None and on_array.present[0] == self._moment:
+            return on_array.present[1]
+        plans = UNREACHED
+        if self._is_on:
+            timing, layer = self._fault.timing, on_array.layer
+            plans = {
+                pass_: plan if timing.active(step=self._step, pass_=pass_, layer=layer.name) else None
+                for pass_, plan in self._plans_at(on_array).items()
+            }
+            if not any(plans.values()):
+                plans = UNREACHED
+        on_array.present = self._moment, plans
+        return plans
+
+    def _plans_at(self, on_array: LayerOnArray) -> Plans:
+        """Give the plans at the current step if the fault were active, made once for each dealing of the lanes."""
+        layer, step, swizzle = on_array.layer, self._step, self._array.swizzle
+        lanes: Hashable = step if swizzle.per_stripe else self._array.lanes(step=step, layer=layer.index)
+        if lanes not in on_array.made:
+            if len(on_array.made) >= _MOST_PLANS:
+                on_array.made.clear()
+            errors = lower(self._fault, self._array, layer, step=step)
+            on_array.made[lanes] = {
+                pass_: make_plan(layer, pass_, [error for error in errors if error.pass_ == pass_]) for pass_ in PASSES
+            }
+        return on_array.made[lanes]
 
 
 def _cast_as_autocast(call: Call) -> Call:

@@ -6,8 +6,9 @@ To add an operator, write how its call is read and how its passes are computed, 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, NamedTuple, final
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -19,7 +20,13 @@ _backward = torch.ops.aten.convolution_backward.default
 
 
 class Geometry(ABC):
-    """What a call says besides its tensors; computes the three passes from operands of any number of channels."""
+    """What a call says besides its tensors; computes the three passes from operands of any number of channels.
+
+    ``sums_bias``: whether PyTorch's own operator sums the bias's gradient in a way of its own, together with the
+    weight's, so that only it gives the same bits.
+    """
+
+    sums_bias: ClassVar[bool] = False
 
     @abstractmethod
     def layer(self, name: str, index: int, x: Tensor, weight: Tensor) -> Layer:
@@ -41,9 +48,11 @@ class Geometry(ABC):
 
 
 @final
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Convolution(Geometry):
     """``torch.conv1d``, ``conv2d``, ``conv3d``: input (n, ic, *size), weight (oc, ic / groups, *kernel)."""
+
+    sums_bias: ClassVar[bool] = True
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -94,8 +103,12 @@ class Convolution(Geometry):
         )
 
 
+_convolution = lru_cache(Convolution)
+"""Equal geometries are one object, which is quick to look up."""
+
+
 @final
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Linear(Geometry):
     """``torch.nn.functional.linear`` with its leading dimensions flattened: input (n, ic), weight (oc, ic)."""
 
@@ -120,7 +133,7 @@ class Linear(Geometry):
         bias: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Compute the gradients of weight and bias."""
-        return grad_output.t().mm(x), grad_output.sum(0) if bias else None
+        return grad_output.t().mm(x), None
 
 
 LINEAR = Linear()
@@ -169,7 +182,7 @@ def _reader(rank: int) -> Callable[..., Call]:
             input if batched else input.unsqueeze(0),
             weight,
             bias,
-            Convolution(stride=each(stride), padding=each(padding), dilation=dilation, groups=groups),
+            _convolution(each(stride), each(padding), dilation, groups),
             None if batched else lambda y: y.squeeze(0),
         )
 

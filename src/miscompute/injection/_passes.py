@@ -1,24 +1,28 @@
 """The three passes of a layer on the faulty array, and their place in autograd."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
+from .._invalid import InvalidInput
 from ..error import Error, Range, Region
 from ..formats import Format
 from ..hardware import PASSES, Layer, Operand, Pass
 from ._operators import RESULT_AXES, Geometry
 from ._private import disabled_torch_function
-from ._words import Index, Misread, index_of, to_format
+from ._words import Change, Index, Misread, index_of, to_format
 
 _K = TypeVar("_K", bound=Hashable)
 _T = TypeVar("_T")
 
 Misreads = tuple[Misread, ...]
+
+Scratch = dict[Hashable, Tensor]
+"""Room for the copies of weights, by shape, dtype and device; used for one pass of one layer at a time."""
 
 
 class _Cut(NamedTuple):
@@ -47,6 +51,13 @@ class Plan:
     parts: tuple[_Part, ...]
     result: tuple[int, ...]  # the result's shape as regions of results count it (`Layer.result`)
     reached: int  # how many elements are misread in one execution
+    misread_channels: slice | Tensor | None  # output channels in which all results see the output's gradient misread
+
+
+Plans = Mapping[Pass, Plan | None]
+
+UNREACHED: Plans = dict.fromkeys(PASSES)
+"""The plans of a layer that the fault does not reach."""
 
 
 def make_plan(layer: Layer, pass_: Pass, errors: Sequence[Error]) -> Plan | None:
@@ -55,6 +66,7 @@ def make_plan(layer: Layer, pass_: Pass, errors: Sequence[Error]) -> Plan | None
         return None
     # Errors with the same results act together; results with the same misread elements are computed together, whatever
     # their positions within an image.
+    channels = [error.region.range("oc") for error in errors if error.operand == "grad_output" and not error.results]
     seen: set[tuple[Operand, Region]] = set()  # an element misread for several results is logged once
     by_results = _grouped(errors, lambda error: error.results)
     whole = _ready(layer, by_results.pop(None, []), seen)
@@ -71,6 +83,7 @@ def make_plan(layer: Layer, pass_: Pass, errors: Sequence[Error]) -> Plan | None
         parts=tuple(_make_part(layer, pass_, alike, seen) for alike in alikes),
         result=tuple(layer.result(pass_).values()),
         reached=sum(region.elements for _, region in seen),
+        misread_channels=index_of(channels[:1])[0] if channels else None,
     )
 
 
@@ -124,10 +137,10 @@ def _make_part(layer: Layer, pass_: Pass, alike: Sequence[Sequence[Error]], seen
 
 
 class LayerOnArray:
-    """A layer's three passes as the array computes them, with the plans that hold at present.
+    """A layer's three passes as the array computes them.
 
-    ``plan`` gives the plan of a pass, None when the fault does not reach it now; ``record`` is told of each execution
-    under a plan: layer, pass, elements reached, values changed.
+    ``plans`` gives the plans that hold at present, by pass, None where the fault does not reach; ``record`` is told of
+    each execution under a plan: layer, pass, elements reached, values changed.
     """
 
     def __init__(
@@ -136,19 +149,22 @@ class LayerOnArray:
         geometry: Geometry,
         *,
         format: Format | None,
-        plan: Callable[["LayerOnArray", Pass], Plan | None],
+        plans: Callable[["LayerOnArray"], Plans],
         record: Callable[[str, Pass, int, list[Tensor]], None],
+        scratch: Scratch,
     ) -> None:
         self.layer = layer
-        self.plans: dict[Hashable, Plan | None] = {}
+        self.present: tuple[int, Plans] | None = None  # kept by ``plans``: the plans, and until when they hold
+        self.made: dict[Hashable, Plans] = {}
         self._geometry = geometry
         self._format = format
-        self._plan = plan
+        self._plans = plans
         self._record = record
+        self._scratch = scratch
 
     def is_hit(self) -> bool:
         """Whether any pass is now to be computed otherwise than by PyTorch itself."""
-        return self._format is not None or any(self._plan(self, pass_) is not None for pass_ in PASSES)
+        return self._format is not None or self._plans(self) is not UNREACHED
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Compute the output, (n, oc, *out_size)."""
@@ -160,40 +176,46 @@ class LayerOnArray:
 
     def grad_weight(self, grad_output: Tensor, x: Tensor, *, bias: bool) -> tuple[Tensor, Tensor | None]:
         """Compute the gradients of weight and bias; the bias's is summed outside the MAC array and always right."""
-        return self._run("grad_weight", {"grad_output": grad_output, "input": x}, with_bias=bias)
+        stored: dict[Operand, Tensor] = {"grad_output": grad_output, "input": x}
+        if not bias or not self._geometry.sums_bias:
+            return self._run("grad_weight", stored)[0], sum_over_positions(grad_output) if bias else None
+        grad_weight, grad_bias, wrong = self._run("grad_weight", stored, with_bias=True)
+        if grad_bias is not None and wrong is not None:
+            grad_bias[wrong] = sum_over_positions(grad_output[:, wrong])
+        return grad_weight, grad_bias
 
     def _run(
         self, pass_: Pass, stored: dict[Operand, Tensor], *, bias: Tensor | None = None, with_bias: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        plan = self._plan(self, pass_)
-        rounded = {operand: to_format(tensor, self._format) for operand, tensor in stored.items()}
-        changed: list[Tensor] = []
-
-        def read(misreads: Misreads) -> dict[Operand, Tensor]:
-            operands = dict(rounded)
-            for misread in misreads:
-                operand = misread.operand
-                if operands[operand] is rounded[operand]:
-                    operands[operand] = rounded[operand].clone()
-                words_changed = misread(operands[operand])
-                if misread.is_logged:
-                    changed.append(words_changed)
-            return {operand: tensor.to(stored[operand].dtype) for operand, tensor in operands.items()}
-
-        operands = read(plan.whole if plan else ())
-        result, grad_bias = self._compute(pass_, operands, bias, with_bias)
-        is_clean = grad_bias is None or operands["grad_output"] is stored["grad_output"]
-        # Where no value changed, the operator's own sum is right to the last bit, which another sum would not be.
-        if not is_clean and (rounded["grad_output"] is not stored["grad_output"] or torch.stack(changed).any()):
-            grad_bias = sum_over_positions(stored["grad_output"])
+    ) -> tuple[Tensor, Tensor | None, slice | Tensor | None]:
+        """Compute a pass; also say of which output channels a sum of the output's gradient came out wrong, if any."""
+        plan = self._plans(self)[pass_]
+        rounded = stored
+        if self._format is not None:
+            rounded = {operand: to_format(tensor, self._format) for operand, tensor in stored.items()}
         if plan is None:
-            return result, grad_bias
+            result, grad_bias = self._compute(pass_, self._as_stored(rounded, stored), bias, with_bias)
+            return result, grad_bias, None if rounded is stored else slice(None)
+        changed: list[Tensor] = []
+        operands, borrowed = _read(plan.whole, rounded, changed, self._scratch)
+        try:
+            result, grad_bias = self._compute(pass_, self._as_stored(operands, stored), bias, with_bias)
+        finally:
+            for change in borrowed:
+                change.toggle()
+        wrong: slice | Tensor | None = None if rounded is stored else slice(None)
+        if with_bias and wrong is None and any(map(bool, changed)):  # else the sum is right to the last bit
+            wrong = plan.misread_channels
         for part in plan.parts:
-            operands = read(part.misreads)
-            for operand, axis, wanted in part.cuts:
-                operands[operand] = operands[operand][(slice(None),) * axis + (wanted,)]
-            part_bias = bias if bias is None or part.bias is None else bias[part.bias]
-            own, _ = self._compute(pass_, operands, part_bias, False)
+            operands, borrowed = _read(part.misreads, rounded, changed, self._scratch)
+            try:
+                operands = self._as_stored(operands, stored)
+                for operand, axis, wanted in part.cuts:
+                    operands[operand] = operands[operand][(slice(None),) * axis + (wanted,)]
+                part_bias = bias if bias is None or part.bias is None else bias[part.bias]
+                own, _ = self._compute(pass_, operands, part_bias, False)
+            finally:
+                for change in borrowed:
+                    change.toggle()
             if len(plan.result) == 3:
                 own = own.flatten(2)  # (., ., *positions) -> (., ., pixel)
             elif len(plan.result) == 4:
@@ -201,7 +223,12 @@ class LayerOnArray:
             for where, which in part.targets:
                 result.view(plan.result)[where] = own[which]
         self._record(self.layer.name, pass_, plan.reached, changed)
-        return result, grad_bias
+        return result, grad_bias, wrong
+
+    def _as_stored(self, operands: dict[Operand, Tensor], stored: dict[Operand, Tensor]) -> dict[Operand, Tensor]:
+        if self._format is None:
+            return operands
+        return {operand: tensor.to(stored[operand].dtype) for operand, tensor in operands.items()}
 
     def _compute(
         self, pass_: Pass, operands: dict[Operand, Tensor], bias: Tensor | None, with_bias: bool
@@ -213,9 +240,51 @@ class LayerOnArray:
                 size = self.layer.size
                 return self._geometry.grad_input(operands["grad_output"], operands["weight"], size), None
             case "grad_weight":
-                return self._geometry.grad_weight(
-                    operands["grad_output"], operands["input"], self.layer.kernel, bias=with_bias
-                )
+                kernel = self.layer.kernel
+                return self._geometry.grad_weight(operands["grad_output"], operands["input"], kernel, bias=with_bias)
+
+
+def _read(
+    misreads: Misreads, stored: dict[Operand, Tensor], changed: list[Tensor], scratch: Scratch
+) -> tuple[dict[Operand, Tensor], list[Change]]:
+    """Give operands as they are read. An output gradient may be borrowed: changed in place and to be changed back.
+
+    A gradient belongs to the autograd engine alone while a layer's backward pass runs, and is large. Other operands may
+    be looked at meanwhile, by another thread, so they are copied.
+    """
+    operands: dict[Operand, Tensor] = dict(stored)
+    borrowed: list[Change] = []
+    for misread in misreads:
+        operand = misread.operand
+        tensor = operands[operand]
+        if tensor is not stored[operand]:
+            change = misread(tensor)
+        elif operand == "grad_output" and _may_borrow(tensor, stored):
+            change = misread(tensor.data)  # `data` leaves the version that autograd checks as it is
+            borrowed.append(change)
+        else:
+            tensor = operands[operand] = _copy(tensor, scratch) if operand == "weight" else tensor.clone()
+            change = misread(tensor)
+        if misread.is_logged:
+            changed.append(torch.count_nonzero(change.bits))
+    return operands, borrowed
+
+
+def _copy(weight: Tensor, scratch: Scratch) -> Tensor:
+    """Copy to memory that is in use already: fresh memory for each step would cost more than the copy."""
+    key = (weight.shape, weight.stride(), weight.dtype, weight.device)
+    room = scratch.get(key)
+    if room is None:
+        room = scratch[key] = torch.empty_like(weight)
+    return room.copy_(weight)
+
+
+def _may_borrow(grad_output: Tensor, stored: dict[Operand, Tensor]) -> bool:
+    """Whether each element has a place of its own that no other operand shares."""
+    place = grad_output.untyped_storage().data_ptr()
+    return grad_output.is_contiguous() and all(
+        operand == "grad_output" or tensor.untyped_storage().data_ptr() != place for operand, tensor in stored.items()
+    )
 
 
 def sum_over_positions(grad_output: Tensor) -> Tensor:
@@ -234,9 +303,12 @@ class OnArray(torch.autograd.Function):
         return on_array.forward(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         """Compute the gradients that are needed."""
+        if torch.is_grad_enabled():
+            raise InvalidInput(
+                "create_graph=True: second derivatives are not computed under injection; pause it for them"
+            )
         x, weight = ctx.saved_tensors
         needs_input, needs_weight, needs_bias, _ = ctx.needs_input_grad
         on_array: LayerOnArray = ctx.on_array

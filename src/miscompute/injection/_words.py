@@ -1,7 +1,8 @@
 """Bit operations on tensors: a region of an operand is misread."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,18 +22,18 @@ _WORDS = {8: torch.int8, 16: torch.int16, 32: torch.int32}
 Index = tuple[slice | Tensor, ...]
 
 
-def format_of(operand: Tensor) -> Format:
+def format_of(dtype: torch.dtype) -> Format:
     """Give the number format of a tensor's elements.
 
     Raises:
         InvalidInput: if the dtype has none.
     """
-    if operand.dtype not in _FORMATS:
+    if dtype not in _FORMATS:
         raise InvalidInput(
-            f"operand dtype {str(operand.dtype).removeprefix('torch.')} has no fault model; give the array a format= "
+            f"operand dtype {str(dtype).removeprefix('torch.')} has no fault model; give the array a format= "
             f"({', '.join(_DTYPES)}) or convert the model"
         )
-    return _FORMATS[operand.dtype]
+    return _FORMATS[dtype]
 
 
 def to_format(operand: Tensor, format: Format | None) -> Tensor:
@@ -55,43 +56,99 @@ def index_of(ranges: Sequence[Range]) -> Index:
     return tuple(mesh)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Misread:
     """An error of one operand, ready to be applied again and again.
 
-    ``index`` gives its elements in the operand as ``view`` shapes it (None: as it is). ``is_logged``: whether this is
-    the one of several readings of the same elements that counts.
+    Args:
+        operand: which tensor is misread.
+        index: its elements, in the operand as ``view`` shapes it (None: as it is).
+        view: the operand's shape with its channels split by group, if the index counts so.
+        effect: what happens to their words.
+        spares_zeros: whether zeros are read right.
+        is_logged: whether this is the one of several readings of the same elements that counts.
     """
 
-    operand: Operand
-    index: Index
-    view: tuple[int, ...] | None
-    effect: Effect
-    spares_zeros: bool
-    is_logged: bool
+    __slots__ = ("_effect", "_index", "_region", "_spares_zeros", "_view", "_words_of", "is_logged", "operand")
 
-    def __call__(self, operand: Tensor) -> Tensor:
-        """Change the words of the region in place; return how many words changed, as a tensor of one element."""
-        format_ = format_of(operand)
-        keep, set_, flip = self.effect.masks(format_)
-        words = operand.view(_WORDS[format_.bits])
-        if self.view is not None:
-            words = words.view(self.view)
-        old = new = words[self.index]
-        sign = 1 << (format_.bits - 1)
-        if keep != (sign << 1) - 1:
-            new = new & _signed(keep, format_)
-        if set_:
-            new = new | _signed(set_, format_)
-        if flip:
-            new = new ^ _signed(flip, format_)
-        if self.spares_zeros and (set_ or flip or not keep & sign):  # otherwise zeros stay as they are
-            magnitude = old & _signed(sign - 1, format_) if format_.is_float else old
-            new = torch.where(magnitude == 0, old, new)
-        changed = torch.count_nonzero(new != old)
-        words[self.index] = new
-        return changed
+    def __init__(
+        self,
+        *,
+        operand: Operand,
+        index: Index,
+        view: tuple[int, ...] | None,
+        effect: Effect,
+        spares_zeros: bool,
+        is_logged: bool,
+    ) -> None:
+        self.operand = operand
+        self.is_logged = is_logged
+        self._index = index
+        self._view = view
+        self._effect = effect
+        self._spares_zeros = spares_zeros
+        self._words_of: Tensor | None = None  # the tensor that was misread last, and the words of its region
+        self._region: Tensor | None = None
+
+    def __call__(self, tensor: Tensor) -> "Change":
+        """Change the words of the region, in place. The last tensor is remembered: room that is used again is quick."""
+        word_dtype, depends, inverts, magnitude = _bits(tensor.dtype, self._effect, self._spares_zeros)
+        words, region = tensor, self._region
+        is_view = isinstance(self._index[0], slice)
+        if region is None or tensor is not self._words_of or not is_view:
+            words = tensor.view(word_dtype)
+            if self._view is not None:
+                words = words.view(self._view)
+            region = words[self._index]
+            if self.operand == "weight":
+                self._words_of, self._region = tensor, region
+        bits = torch.bitwise_and(region, depends)
+        if inverts is not None:
+            bits.bitwise_xor_(inverts)
+        if magnitude is not None:
+            bits.masked_fill_(torch.bitwise_and(region, magnitude) == 0, 0)
+        change = Change(region if is_view else None, words, self._index, bits)
+        change.toggle()
+        return change
 
 
-def _signed(word: int, format_: Format) -> int:
-    return word - (1 << format_.bits) if word >> (format_.bits - 1) else word
+class Change(NamedTuple):
+    """Bits that were changed in place: ``bits`` of the words at ``index``. Changing them again restores."""
+
+    region: Tensor | None  # a view of those words, where the index gives one
+    words: Tensor
+    where: Index
+    bits: Tensor
+
+    def toggle(self) -> None:
+        """Invert the bits, in place."""
+        if self.region is not None:
+            self.region.bitwise_xor_(self.bits)
+        else:
+            self.words[self.where] = self.words[self.where] ^ self.bits
+
+
+@lru_cache
+def _bits(
+    dtype: torch.dtype, effect: Effect, spares_zeros: bool
+) -> tuple[torch.dtype, Tensor, Tensor | None, Tensor | None]:
+    """Give an effect as the bits it changes: ``(word & depends) ^ inverts``, none where ``word & magnitude`` is 0.
+
+    ``((word & keep) | set) ^ flip`` differs from ``word`` in these bits: where a bit is kept, in those of ``flip``;
+    where it is forced to 0 or to 1, wherever it is not that. None: nothing to invert, no zero to spare.
+    """
+    format_ = format_of(dtype)
+    keep, set_, flip = effect.masks(format_)
+    full, sign = (1 << format_.bits) - 1, 1 << (format_.bits - 1)
+    depends, inverts = (full & ~keep) | set_, set_ ^ flip
+    magnitude = sign - 1 if format_.is_float else full
+    changes_zeros = inverts or depends & ~magnitude  # else zeros stay as they are by themselves
+
+    def constant(word: int) -> Tensor:
+        return torch.tensor(word - (1 << format_.bits) if word & sign else word, dtype=_WORDS[format_.bits])
+
+    return (
+        _WORDS[format_.bits],
+        constant(depends),
+        constant(inverts) if inverts else None,
+        constant(magnitude) if spares_zeros and changes_zeros else None,
+    )
