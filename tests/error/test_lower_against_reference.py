@@ -1,8 +1,7 @@
 """Lowering against the reference array: the same elements, and the same wrong results, on generated layers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,125 +9,15 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests.strategies import Operands, arrays, faults, integers, layers, refused, run
 
-from miscompute import InvalidInput, Layer, nvdla, reference
+from miscompute import InvalidInput, Layer
 from miscompute.error import Error, Region, lower
-from miscompute.fault import (
-    ActivationRegister,
-    Effect,
-    Fault,
-    Flip,
-    Site,
-    StuckAt,
-    WeightBus,
-    WeightRegister,
-)
+from miscompute.fault import Effect
 from miscompute.formats import Format
-from miscompute.hardware import PASSES, Nvdla, Operand, Pass
-from miscompute.reference import LayerResult
+from miscompute.hardware import PASSES, Operand, Pass
 
-Operands = dict[Operand, NDArray[np.float64]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """On tensors this small, torch spends most of its time in waking its threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@st.composite
-def layers(draw: st.DrawFn) -> Layer:
-    """Draw a small layer: any rank, groups up to depthwise, strides that do not divide, padding beyond the kernel."""
-    rank = draw(st.sampled_from((0, 0, 1, 2, 2, 2, 3)))
-    groups = draw(st.integers(1, 9)) if rank and draw(st.booleans()) else 1
-
-    def numbers(low: int, high: int) -> tuple[int, ...]:
-        return tuple(draw(st.integers(low, high)) for _ in range(rank))
-
-    kernel, stride, padding = (
-        numbers(1, 3 if rank < 3 else 2),
-        numbers(1, 2),
-        numbers(0, 2 if rank < 3 else 1),
-    )
-    dilation = tuple(draw(st.integers(1, 2)) if k > 1 else 1 for k in kernel)
-    size = tuple(
-        draw(st.integers(max(1, d * (k - 1) + 1 - 2 * p), d * (k - 1) + 3))
-        for k, p, d in zip(kernel, padding, dilation, strict=True)
-    )
-    return Layer(
-        name="layer",
-        n=draw(st.integers(1, 9)),
-        ic=groups * draw(st.integers(1, max(1, 9 // groups))),
-        oc=groups * draw(st.integers(1, max(1, 9 // groups))),
-        size=size,
-        kernel=kernel,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        index=draw(st.integers(0, 3)),
-    )
-
-
-@st.composite
-def arrays(draw: st.DrawFn, *, format: str, zero_gate: st.SearchStrategy[bool]) -> Nvdla:
-    mapping: Literal["A", "B"] = draw(st.sampled_from(("A", "B")))
-    return nvdla(
-        rows=draw(st.sampled_from((2, 3, 4, 8))),
-        cols=draw(st.sampled_from((2, 3, 4, 8))),
-        format=format,
-        zero_gate=draw(zero_gate),
-        swizzle=draw(st.sampled_from(("none", "step", "stripe", "layer", "random:3"))),
-        grad_weight=mapping,
-    )
-
-
-@st.composite
-def faults(draw: st.DrawFn, array: Nvdla) -> Fault:
-    """Draw a fault at any site, of any bit of the array's format."""
-    assert array.format is not None
-    row, col = draw(st.integers(0, array.rows - 1)), draw(st.integers(0, array.cols - 1))
-    sites: list[Site] = [
-        WeightRegister(row=row, col=col),
-        WeightRegister(row=row, col=col, stage="shadow"),
-        WeightBus(row=row),
-        WeightBus(row=row, before_zero_detector=True),
-        ActivationRegister(row=row, col=col),
-        ActivationRegister(row=row, reach="all"),
-    ]
-    if array.cols % 2 == 0:
-        sites += [
-            WeightBus(row=row, col=col, reach="half"),
-            ActivationRegister(row=row, col=col, reach="half"),
-        ]
-    bit = draw(st.integers(0, array.format.bits - 1))
-    effects: list[Effect] = [Flip(bits=(bit,)), StuckAt(bit=bit, value=0), StuckAt(bit=bit, value=1)]
-    return Fault(site=draw(st.sampled_from(sites)), effect=draw(st.sampled_from(effects)))
-
-
-def integers(layer: Layer, seed: int) -> Operands:
-    """Small integers, a third of them zeros of either sign."""
-    rng = np.random.default_rng(seed)
-    shapes: dict[Operand, tuple[int, ...]] = {
-        "weight": (layer.oc, layer.ic // layer.groups, *layer.kernel),  # as torch has it: groups not split
-        "input": layer.shape("input"),
-        "grad_output": layer.shape("grad_output"),
-    }
-    choices = np.array([-0.0, 0.0, 1.0, -1.0, 2.0, 3.0])
-    return {operand: rng.choice(choices, size=shape) for operand, shape in shapes.items()}
-
-
-def run(pass_: Pass, array: Nvdla, fault: Fault, layer: Layer, data: Operands, step: int) -> LayerResult:
-    match pass_:
-        case "forward":
-            return reference.forward(array, fault, layer, data["input"], data["weight"], step)
-        case "grad_input":
-            return reference.grad_input(array, fault, layer, data["grad_output"], data["weight"], step)
-        case "grad_weight":
-            return reference.grad_weight(array, fault, layer, data["input"], data["grad_output"], step)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def mask(region: Region, shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -151,15 +40,6 @@ def seen_by(error: Error, layer: Layer, shape: tuple[int, ...]) -> NDArray[np.bo
     dims = layer.result(error.pass_)
     assert error.results.dims == tuple(dims)
     return mask(error.results, tuple(dims.values())).reshape(shape)
-
-
-def refused(fault: Fault, array: Nvdla, layer: Layer, pass_: Pass) -> bool:
-    """Whether zeros are corrupted that are in no tensor, for which there is no lowering."""
-    exposure = fault.site.exposure(rows=array.rows, cols=array.cols)
-    spares_zeros = array.zero_gate and exposure.behind_zero_detector
-    in_weight = exposure.operand == "stationary" and array.mapping(pass_).stationary == "weight"
-    in_streaming = exposure.operand == "streaming" and not layer.is_pointwise
-    return not spares_zeros and (in_streaming or (in_weight and layer.groups > 1))
 
 
 @settings(max_examples=400)

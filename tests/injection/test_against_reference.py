@@ -1,0 +1,154 @@
+"""Injection against the reference array: the operands that are read, and the results of all three passes."""
+
+from typing import Any, Literal
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from tests.strategies import Operands, arrays, faults, integers, layers, refused, run
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from miscompute import inject, nvdla, parse_fault
+from miscompute.formats import Format
+from miscompute.hardware import PASSES, Layer, Operand, Pass
+from miscompute.injection._passes import LayerOnArray
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class OneLayer(nn.Module):
+    """A layer called functionally, with a bias that must not disturb anything."""
+
+    def __init__(self, layer: Layer, weight: Tensor) -> None:
+        super().__init__()
+        self.layer = layer
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.arange(layer.oc).to(weight.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self.layer
+        if not layer.size:
+            return F.linear(x, self.weight, self.bias)
+        conv: Any = (F.conv1d, F.conv2d, F.conv3d)[len(layer.size) - 1]
+        y: Tensor = conv(x, self.weight, self.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+        return y
+
+
+def in_step(model: nn.Module, x: Tensor, grad_output: Tensor) -> dict[Pass, Tensor]:
+    y = model(x)
+    y.backward(grad_output)
+    assert isinstance(model.weight, nn.Parameter)
+    assert x.grad is not None
+    assert model.weight.grad is not None
+    return {"forward": y.detach(), "grad_input": x.grad, "grad_weight": model.weight.grad}
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_results_are_those_of_the_faulty_array(draw: st.DataObject) -> None:
+    layer, array = draw.draw(layers()), draw.draw(arrays(format="int8", zero_gate=st.booleans()))
+    fault, step = draw.draw(faults(array)), draw.draw(st.integers(0, 9))
+    assume(not any(refused(fault, array, layer, pass_) for pass_ in PASSES))
+    data = integers(layer, draw.draw(st.integers(0, 99)))
+    model = OneLayer(layer, torch.from_numpy(data["weight"]))
+    x = torch.from_numpy(data["input"]).requires_grad_()
+    # The layer's index decides a swizzle that goes by it: let as many layers run before as it says.
+    before = [nn.Linear(1, 1).double() for _ in range(layer.index)]
+    for other in before:
+        nn.init.ones_(other.weight)
+    model.before = nn.ModuleList(before)
+    with inject(model, fault, array=array, step=step):
+        for other in before:
+            other(torch.ones(1, 1, dtype=torch.float64))
+        found = in_step(model, x, torch.from_numpy(data["grad_output"]))
+    bias = torch.arange(layer.oc).double().view(-1, *(1 for _ in layer.size))
+    found["forward"] = found["forward"] - bias
+    for pass_ in PASSES:
+        expected = run(pass_, array, fault, layer, data, step).result
+        np.testing.assert_array_equal(found[pass_].numpy(), expected, err_msg=pass_)  # integers: sums are exact
+    assert model.bias.grad is not None
+    summed = data["grad_output"].sum(axis=tuple(a for a in range(data["grad_output"].ndim) if a != 1))
+    np.testing.assert_array_equal(model.bias.grad.numpy(), summed)
+    np.testing.assert_array_equal(x.detach().numpy(), data["input"])
+    np.testing.assert_array_equal(model.weight.detach().numpy(), data["weight"])
+
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+WORDS = {32: (torch.int32, np.uint32), 16: (torch.int16, np.uint16)}
+
+
+def words(tensor: Tensor, format: Format) -> NDArray[np.uint64]:
+    signed, unsigned = WORDS[format.bits]
+    return tensor.detach().contiguous().view(signed).numpy().view(unsigned).astype(np.uint64)
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_operands_are_read_as_the_array_reads_them(draw: st.DataObject) -> None:
+    layer = draw.draw(layers())
+    array = draw.draw(arrays(format=draw.draw(st.sampled_from(sorted(DTYPES))), zero_gate=st.booleans()))
+    format = array.format
+    assert format is not None
+    fault, step = draw.draw(faults(array)), draw.draw(st.integers(0, 9))
+    exposure = fault.site.exposure(rows=array.rows, cols=array.cols)
+    # Where all results see the same, operands are whole when they are read.
+    assume(not array.swizzle.per_stripe)
+    assume(exposure.operand == "stationary" or len(exposure.cols) == array.cols)
+    assume(str(array.swizzle) != "layer")  # covered by the results above
+    assume(not any(refused(fault, array, layer, pass_) for pass_ in PASSES))
+    random = torch.Generator().manual_seed(draw.draw(st.integers(0, 99)))
+    tensors: dict[Operand, Tensor] = {
+        operand: (torch.randn(values.shape, generator=random) * torch.from_numpy(values)).to(DTYPES[format.name])
+        for operand, values in integers(layer, 0).items()
+    }
+    data: Operands = {operand: tensor.double().numpy() for operand, tensor in tensors.items()}
+    model = OneLayer(layer, tensors["weight"])
+    seen: dict[Pass, dict[Operand, Tensor]] = {}
+
+    def look(self: LayerOnArray, pass_: Pass, operands: dict[Operand, Tensor], *_: object) -> tuple[Tensor, None]:
+        seen[pass_] = {operand: tensor.detach().clone() for operand, tensor in operands.items()}
+        shapes = {"forward": "grad_output", "grad_input": "input", "grad_weight": "weight"}
+        return torch.zeros_like(tensors[shapes[pass_]]), None  # type: ignore[index]
+
+    with (
+        patch.object(LayerOnArray, "_compute", look),
+        patch.object(LayerOnArray, "is_hit", lambda _: True),
+        inject(model, fault, array=array, step=step),
+    ):
+        in_step(model, tensors["input"].requires_grad_(), tensors["grad_output"])
+    keep, set_, flip = (np.uint64(mask) for mask in fault.effect.masks(format))
+    assert set(seen) == set(PASSES)
+    for pass_, operands in seen.items():
+        answer = run(pass_, array, fault, layer, data, step)
+        for operand, tensor in operands.items():
+            stored = words(tensors[operand], format)
+            wrong = ((stored & keep) | set_) ^ flip
+            reading = answer.operands[operand]
+            expected = np.where(reading.reached, wrong, stored)
+            found = words(tensor, format)
+            np.testing.assert_array_equal(found[reading.read], expected[reading.read], err_msg=f"{pass_} {operand}")
+
+
+@pytest.mark.parametrize("mapping", ["A", "B"])
+@pytest.mark.parametrize("text", ["weight[1,2] bit 23 flip", "activation[1,2] bit 22 stuck-at 1"])
+def test_floating_point_results_agree_to_rounding(mapping: Literal["A", "B"], text: str) -> None:
+    layer = Layer(name="layer", n=5, ic=6, oc=7, size=(6, 5), kernel=(3, 2), padding=(1, 1), stride=(2, 1))
+    random = torch.Generator().manual_seed(3)
+    tensors: dict[Operand, Tensor] = {
+        operand: torch.randn(values.shape, generator=random) for operand, values in integers(layer, 0).items()
+    }
+    array = nvdla(rows=4, cols=3, format="fp32", grad_weight=mapping)
+    fault = parse_fault(text)
+    model = OneLayer(layer, tensors["weight"])
+    data: Operands = {operand: tensor.double().numpy() for operand, tensor in tensors.items()}
+    with inject(model, fault, array=array):
+        found = in_step(model, tensors["input"].requires_grad_(), tensors["grad_output"])
+    found["forward"] = found["forward"] - torch.arange(7.0).view(-1, 1, 1)
+    for pass_ in PASSES:
+        expected = run(pass_, array, fault, layer, data, 0).result
+        np.testing.assert_allclose(found[pass_].numpy(), expected, rtol=1e-5, atol=2e-5)
