@@ -23,7 +23,7 @@ from ..hardware import PASSES, Array, Layer
 from ._log import Log
 from ._operators import OPERATORS, UNLOWERED, Call, Operator
 from ._passes import UNREACHED, LayerOnArray, OnArray, Plans, Scratch, make_plan
-from ._private import in_backward, is_top_mode
+from ._private import BACKWARDS, in_backward, is_top_mode
 
 _Function = Callable[..., Any]
 
@@ -39,7 +39,12 @@ class _Interception(TorchFunctionMode):
     directly), or while the backward pass recomputes part of a forward (gradient checkpointing).
     """
 
-    def __init__(self, model: nn.Module, handler: Callable[[Call, str], Tensor | None]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        handler: Callable[[Call, str], Tensor | None],
+        resume: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__()
         for name, module in model.named_modules():
             if isinstance(module, torch.jit.ScriptModule):
@@ -49,6 +54,7 @@ class _Interception(TorchFunctionMode):
                 )
         self._model = model
         self._handler = handler
+        self._resume = resume
         self._depth = 0
         self._names: dict[int, str] = {}
         for name, parameter in model.named_parameters():
@@ -69,6 +75,7 @@ class _Interception(TorchFunctionMode):
             return stack.pop_all()
 
     def _entered(self, *_: object) -> None:
+        self._resume()  # an optimizer step that raised did not
         self._depth += 1
 
     def _left(self, *_: object) -> None:
@@ -90,6 +97,9 @@ class _Interception(TorchFunctionMode):
         if kwargs is None:
             kwargs = {}
         if operator is None:
+            if func in BACKWARDS:
+                with self:
+                    return BACKWARDS[func](*args, **kwargs)
             return func(*args, **kwargs)
         if isinstance(operator, str):
             if self._depth:
@@ -125,7 +135,7 @@ class Injection:
         self._is_lasting = fault.timing == PERMANENT and not array.swizzle.each_step
         self._is_on = False
         self._moment = 0  # goes on whenever the layers' plans may become others
-        self._interception = _Interception(model, self._compute)
+        self._interception = _Interception(model, self._compute, self._resume)
         self._optimizers: dict[int, tuple[Optimizer, int]] = {}
         self._layers: dict[Hashable, LayerOnArray] = {}
         self._indices: dict[str, int] = {}

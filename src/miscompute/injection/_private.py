@@ -1,5 +1,9 @@
 """Every private name of PyTorch that injection relies on, in one place, with what it is needed for."""
 
+from collections.abc import Callable, Mapping
+from types import FunctionType, MappingProxyType
+from typing import Any
+
 import torch
 
 disabled_torch_function = torch._C.DisableTorchFunction
@@ -18,3 +22,24 @@ def is_top_mode(mode: torch.overrides.TorchFunctionMode) -> bool:
     """Whether a torch-function mode is the innermost active one, so that it can be left and entered again."""
     depth = torch._C._len_torch_function_stack()
     return depth > 0 and torch._C._get_function_stack_at(depth - 1) is mode
+
+
+def _not_offered(function: Any) -> Callable[..., Any]:
+    """Copy one of PyTorch's functions, without its question whether a torch-function mode wants the call."""
+    nobody = {"has_torch_function": lambda _: False, "has_torch_function_unary": lambda _: False}
+    copy = FunctionType(function.__code__, {**function.__globals__, **nobody}, closure=function.__closure__)
+    copy.__defaults__, copy.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
+    return copy
+
+
+BACKWARDS: Mapping[Callable[..., Any], Callable[..., Any]] = MappingProxyType(
+    {
+        function: _not_offered(function)
+        for function in (torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad)
+    }
+)
+"""Functions that run the autograd engine, and what to call in their stead with a mode active.
+
+A mode is left while it handles a call, and the engine runs under the modes active when it starts. Checkpointing
+computes part of a forward pass again inside, which must be intercepted.
+"""

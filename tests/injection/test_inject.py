@@ -1,0 +1,413 @@
+"""The contract of `inject`: what is intercepted, what is counted, and that nothing is left behind."""
+
+import copy
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.utils.checkpoint import checkpoint
+
+import miscompute as mc
+from miscompute import InvalidInput
+from miscompute.injection import Injection
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FAULT = mc.parse_fault("weight[0,0] bit 25 flip")  # a factor of 16, up or down
+ARRAY = mc.nvdla(rows=2, cols=2)
+
+
+class Net(nn.Module):
+    """A convolution called functionally and a linear layer."""
+
+    def __init__(self, *, checkpointed: bool = False, reentrant: bool = False) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.kernel = nn.Parameter(torch.randn(4, 2, 3, 3, generator=generator) / 4)
+        self.fc = nn.Linear(36, 3)
+        with torch.no_grad():
+            self.fc.weight.copy_(torch.randn(3, 36, generator=generator) / 6)
+            self.fc.bias.zero_()
+        self.checkpointed = checkpointed
+        self.reentrant = reentrant
+
+    def features(self, x: Tensor) -> Tensor:
+        return torch.relu(F.conv2d(x, weight=self.kernel, padding="same"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        run: Any = partial(checkpoint, self.features, use_reentrant=self.reentrant)
+        features: Tensor = run(x) if self.checkpointed else self.features(x)
+        logits: Tensor = self.fc(features.flatten(1))
+        return logits
+
+
+def images(n: int = 4) -> Tensor:
+    return torch.randn(n, 2, 3, 3, generator=torch.Generator().manual_seed(2))
+
+
+def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    F.cross_entropy(model(x), torch.arange(len(x)) % 3).backward()  # type: ignore[no-untyped-call]
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def by_pass(injection: Injection) -> dict[tuple[str, str], tuple[int, int, int]]:
+    return {(row.layer, row.pass_): (row.executions, row.reached, row.changed) for row in injection.log}
+
+
+@pytest.fixture
+def model() -> Iterator[Net]:
+    net = Net()
+    before = copy.deepcopy(net.state_dict())
+    hooks = dict(net._forward_hooks), dict(net._forward_pre_hooks)
+    modes = torch._C._len_torch_function_stack()
+    versions = [p._version for p in net.parameters()]
+    yield net
+    assert (dict(net._forward_hooks), dict(net._forward_pre_hooks)) == hooks
+    assert torch._C._len_torch_function_stack() == modes
+    if [p._version for p in net.parameters()] == versions:  # not trained meanwhile
+        assert equal(before, net.state_dict())
+
+
+def test_forward_and_gradients_change_inside_and_are_back_after(model: Net) -> None:
+    x = images()
+    golden_y, golden = model(x).detach(), gradients(model, x)
+    with mc.inject(model, FAULT, array=ARRAY):
+        assert not torch.equal(model(x), golden_y)
+        assert not equal(gradients(model, x), golden)
+    assert torch.equal(model(x), golden_y)
+    assert equal(gradients(model, x), golden)
+
+
+def test_stored_weights_are_the_same_while_a_layer_runs(model: Net) -> None:
+    kept = [p.detach().clone() for p in model.parameters()]
+    seen = []
+
+    def look(*_: object) -> None:
+        seen.append(all(torch.equal(p, k) for p, k in zip(model.parameters(), kept, strict=True)))
+
+    handle = model.fc.register_forward_hook(look)
+    with mc.inject(model, FAULT, array=ARRAY):
+        gradients(model, images())
+    handle.remove()
+    look()
+    assert seen == [True, True]
+
+
+def test_all_is_restored_after_an_exception(model: Net) -> None:
+    with pytest.raises(IndexError), mc.inject(model, FAULT, array=ARRAY):
+        model(images())[99]
+    golden = gradients(Net(), images())
+    assert equal(gradients(model, images()), golden)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_inference(model: Net, context: Callable[[], Any]) -> None:
+    with mc.inject(model, FAULT, array=ARRAY) as injection:
+        expected = model(images()).detach()
+        with context():
+            assert torch.equal(model(images()), expected)
+    assert by_pass(injection)["kernel", "forward"] == (2, 2 * 18, 2 * 18)
+
+
+def test_autocast_reads_the_words_it_computes_with(model: Net) -> None:
+    half = Net().bfloat16()
+    fault = mc.parse_fault("weight[0,0] bit 9 flip")
+    with mc.inject(half, fault, array=ARRAY):
+        expected = half(images().bfloat16())
+    with mc.inject(model, fault, array=ARRAY), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(images()), expected)
+
+
+def test_a_bit_outside_the_operands_format_is_named(model: Net) -> None:
+    wide = mc.parse_fault("weight[0,0] bit 28 stuck-at 0")
+    with (
+        pytest.raises(InvalidInput, match=r"bit=28 is outside bf16 \(0\.\.15; 15 is the sign\)"),
+        mc.inject(model, wide, array=ARRAY),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        model(images())
+
+
+def test_gradient_accumulation(model: Net) -> None:
+    a, b = images(3), images(4)[1:]
+    with mc.inject(model, FAULT, array=ARRAY):
+        first, second = gradients(model, a), gradients(model, b)
+        model.zero_grad()
+        for x in (a, b):
+            F.cross_entropy(model(x), torch.arange(3)).backward()  # type: ignore[no-untyped-call]
+    for name, p in model.named_parameters():
+        assert p.grad is not None
+        torch.testing.assert_close(p.grad, first[name] + second[name])
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing(model: Net, reentrant: bool) -> None:
+    x = images().requires_grad_()
+    again = Net(checkpointed=True, reentrant=reentrant)
+    with mc.inject(model, FAULT, array=ARRAY):
+        expected = gradients(model, x)
+    with mc.inject(again, FAULT, array=ARRAY) as injection:
+        assert equal(gradients(again, x), expected)
+    assert by_pass(injection)["kernel", "forward"][0] == 2  # once more, in the backward pass
+
+
+def test_a_compiled_model_computes_the_same(model: Net) -> None:
+    compiled = torch.compile(model, backend="eager")
+    with mc.inject(model, FAULT, array=ARRAY):
+        expected = gradients(model, images())
+    assert isinstance(compiled, nn.Module)
+    compiled(images())
+    with mc.inject(compiled, FAULT, array=ARRAY):
+        found = gradients(compiled, images())
+    assert equal({name.removeprefix("_orig_mod."): grad for name, grad in found.items()}, expected)
+
+
+def test_torchscript_is_refused() -> None:
+    with pytest.warns(DeprecationWarning, match="torch.jit"), torch.no_grad():
+        scripted = torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2))  # type: ignore[no-untyped-call]
+    with pytest.raises(InvalidInput, match="TorchScript"):
+        mc.inject(nn.Sequential(scripted), FAULT, array=ARRAY)
+
+
+def test_other_models_are_left_alone(model: Net) -> None:
+    teacher = Net()
+    expected = teacher(images())
+    with mc.inject(model, FAULT, array=ARRAY):
+        assert torch.equal(teacher(images()), expected)
+
+
+def test_parts_called_by_themselves_are_the_models(model: Net) -> None:
+    x = images()
+    with mc.inject(model, FAULT, array=ARRAY):
+        assert torch.equal(model.fc(model.features(x).flatten(1)), model(x))
+
+
+def test_weights_that_are_computed(model: Net) -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(x, self.inner.kernel * 2)
+
+    masked = Masked()
+    with mc.inject(masked, FAULT, array=ARRAY) as injection:
+        y = masked(images())
+        y.sum().backward()
+    expected = (masked.inner.kernel * 2).detach().clone()
+    expected.view(torch.int32)[0::2, 0::2] ^= 1 << 25
+    assert torch.equal(y, F.conv2d(images(), expected))
+    assert {row.layer for row in injection.log} == {"conv2d(4x2x3x3)"}
+    assert masked.inner.kernel.grad is not None
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (5, 2, 8)])
+def test_unbatched_and_further_dimensions(shape: tuple[int, ...]) -> None:
+    conv = nn.Conv1d(2, 4, 3)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with mc.inject(conv, FAULT, array=ARRAY):
+        one = conv(x)
+        many = conv(x if x.dim() == 3 else x[None])
+    torch.testing.assert_close(one if one.dim() == 3 else one[None], many)
+    linear = nn.Linear(8, 4)
+    with mc.inject(linear, FAULT, array=ARRAY):
+        torch.testing.assert_close(linear(x).reshape(-1, 4), linear(x.reshape(-1, 8)))
+
+
+def test_memory_formats_and_expanded_gradients(model: Net) -> None:
+    x = images()
+    with mc.inject(model, FAULT, array=ARRAY):
+        expected = model.features(x)
+        (golden,) = torch.autograd.grad(model.features(x).sum(), model.kernel)
+        last = model.features(x.to(memory_format=torch.channels_last))
+        (found,) = torch.autograd.grad(last.sum(), model.kernel)
+    torch.testing.assert_close(last, expected)
+    torch.testing.assert_close(found, golden)
+
+
+def test_paused_is_the_healthy_machine(model: Net) -> None:
+    golden = gradients(model, images())
+    with mc.inject(model, FAULT, array=ARRAY) as injection:
+        faulty = gradients(model, images())
+        with injection.paused():
+            assert equal(gradients(model, images()), golden)
+        assert equal(gradients(model, images()), faulty)
+
+
+def test_only_the_thread_that_entered_is_faulty(model: Net) -> None:
+    golden, found = gradients(model, images()), []
+    other = copy.deepcopy(model)
+    with mc.inject(other, FAULT, array=ARRAY):
+        thread = threading.Thread(target=lambda: found.append(gradients(other, images())))
+        thread.start()
+        thread.join()
+    assert equal(found[0], golden)
+
+
+def test_steps_are_the_optimizers_own(model: Net) -> None:
+    adam, sgd = torch.optim.Adam([model.kernel]), torch.optim.SGD(model.fc.parameters())
+    teacher = torch.optim.SGD(Net().parameters())
+    with mc.inject(model, FAULT, array=ARRAY, step=10) as injection:
+        for expected in (11, 12):
+            gradients(model, images())
+            adam.step()
+            sgd.step()
+            teacher.step()
+            assert injection.step == expected
+        adam.step()
+        assert injection.step == 13
+
+
+def test_an_optimizer_with_a_closure_runs_the_faulty_model(model: Net) -> None:
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
+    calls = 0
+
+    def closure() -> Tensor:
+        nonlocal calls
+        calls += 1
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(images()), torch.arange(4) % 3)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    with mc.inject(model, mc.parse_fault("weight[0,0] bit 3 flip"), array=ARRAY) as injection:
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+    assert injection.step == 1
+    assert by_pass(injection)["kernel", "forward"][0] == calls > 1
+
+
+def test_a_failed_optimizer_step_does_not_end_the_injection(model: Net) -> None:
+    class Failing(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            raise RuntimeError("no step")
+
+    optimizer = Failing(model.parameters(), lr=0.1)
+    with mc.inject(model, FAULT, array=ARRAY):
+        expected = gradients(model, images())
+        with pytest.raises(RuntimeError, match="no step"):
+            optimizer.step()
+        assert equal(gradients(model, images()), expected)
+    golden = gradients(Net(), images())
+    assert equal(gradients(model, images()), golden)
+
+
+@pytest.mark.parametrize(
+    ("timing", "steps", "passes"),
+    [
+        ("transient step 2", {2}, {"forward", "grad_input", "grad_weight"}),
+        ("transient step 1 pass grad_weight", {1}, {"grad_weight"}),
+        ("transient step 1 layer fc", {1}, {"forward", "grad_input", "grad_weight"}),
+        ("intermittent on 1 off 2 start 1", {1, 4}, {"forward", "grad_input", "grad_weight"}),
+    ],
+)
+def test_timings_hit_their_steps(model: Net, timing: str, steps: set[int], passes: set[str]) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    hit = set()
+    with mc.inject(model, mc.parse_fault(f"weight[0,0] bit 3 flip {timing}"), array=ARRAY) as injection:
+        for step in range(6):
+            before = sum(row.executions for row in injection.log)
+            gradients(model, images().requires_grad_())
+            if sum(row.executions for row in injection.log) > before:
+                hit.add(step)
+            optimizer.step()
+    assert hit == steps
+    assert {row.pass_ for row in injection.log} == passes
+    assert ("fc" in timing) == ({row.layer for row in injection.log} == {"fc"})
+
+
+def test_a_fault_that_changes_nothing_leaves_training_bit_identical() -> None:
+    def trained(fault: str | None) -> tuple[dict[str, Tensor], int]:
+        net = Net()
+        optimizer = torch.optim.Adam(net.parameters())
+        injection = None if fault is None else mc.inject(net, mc.parse_fault(fault), array=ARRAY)
+        if injection:
+            injection.__enter__()
+        for _ in range(5):
+            gradients(net, images())
+            optimizer.step()
+        if injection:
+            injection.__exit__(None, None, None)
+        return net.state_dict(), injection.log.changed if injection else 0
+
+    golden, _ = trained(None)
+    found, changed = trained("weight[0,0] bit 30 stuck-at 0")  # no word here is as large as 2
+    assert changed == 0
+    assert equal(found, golden)
+
+
+def test_the_log_counts_elements_and_changes(model: Net) -> None:
+    with torch.no_grad():
+        model.kernel[0, 0] = 0.0  # nine zeros, spared
+    with mc.inject(model, mc.parse_fault("weight[0,0] bit 31 stuck-at 1"), array=ARRAY) as injection:
+        model(images())
+    positive = int((model.kernel[0::2, 0::2] > 0).sum())
+    assert by_pass(injection)["kernel", "forward"] == (1, 18, positive)
+    assert "kernel" in str(injection.log)
+
+
+def test_what_is_not_lowered_is_counted_and_warned_of() -> None:
+    class Attention(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ x.mT
+
+    model = Attention()
+    injection = mc.inject(model, FAULT, array=ARRAY)
+    injection.__enter__()
+    Attention()(images())  # another model
+    model(images())
+    with pytest.warns(UserWarning, match=r"the model ran torch.*matmul.*, not lowered yet"):
+        injection.__exit__(None, None, None)
+    assert list(injection.log.unlowered.values()) == [1]
+
+
+def test_second_derivatives_are_refused(model: Net) -> None:
+    with mc.inject(model, FAULT, array=ARRAY):
+        loss = model(images()).square().mean()
+        with pytest.raises(InvalidInput, match="create_graph=True"):
+            torch.autograd.grad(loss, model.kernel, create_graph=True)
+
+
+def test_a_dtype_without_fault_model_needs_a_format(model: Net) -> None:
+    wide = Net().double()
+    message = "operand dtype float64 has no fault model; give the array a format="
+    with pytest.raises(InvalidInput, match=message), mc.inject(wide, FAULT, array=ARRAY):
+        wide(images().double())
+    with mc.inject(wide, FAULT, array=mc.nvdla(rows=2, cols=2, format="fp32")):
+        assert wide(images().double()).dtype == torch.float64
+
+
+def test_an_integer_format_needs_integers(model: Net) -> None:
+    fault = mc.parse_fault("weight[0,0] bit 3 flip")
+    array = mc.nvdla_small(format="int8")
+    with pytest.raises(InvalidInput, match="quantise the model first"), mc.inject(model, fault, array=array):
+        model(images())
+
+
+def test_bad_places_and_bits_are_said_at_once(model: Net) -> None:
+    with pytest.raises(InvalidInput, match="row=9"):
+        mc.inject(model, mc.parse_fault("weight[9,0] bit 1 flip"), array=ARRAY)
+    with pytest.raises(InvalidInput, match="bit=9 is outside int8"):
+        mc.inject(model, mc.parse_fault("weight[0,0] bit 9 flip"), array=mc.nvdla_small(format="int8"))
+
+
+def test_trace_leaves_the_model_as_it_was(model: Net) -> None:
+    model.fc.eval()
+    layers = mc.trace(model, images())
+    assert [(layer.name, layer.index, layer.n, layer.ic, layer.oc) for layer in layers] == [
+        ("kernel", 0, 4, 2, 4),
+        ("fc", 1, 4, 36, 3),
+    ]
+    assert model.training
+    assert not model.fc.training
+    assert mc.lower(FAULT, ARRAY, layers)
