@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jaxtyping
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from miscompute.tasks import DataSet
 
 # Before anything imports miscompute: modules imported earlier stay unchecked.
 jaxtyping.install_import_hook("miscompute", "beartype.beartype")
@@ -41,3 +45,25 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def digits() -> "DataSet":
+    """The embedded data set, which takes seconds to make."""
+    from miscompute.tasks import load_data
+
+    return load_data("cluttered_digits")
+
+
+@pytest.fixture(scope="session")
+def few_digits(digits: "DataSet") -> "DataSet":
+    """A hundred of the embedded images to train on, fifty to validate."""
+    from dataclasses import replace
+
+    return replace(
+        digits,
+        train_images=digits.train_images[:100],
+        train_labels=digits.train_labels[:100],
+        validation_images=digits.validation_images[:50],
+        validation_labels=digits.validation_labels[:50],
+    )

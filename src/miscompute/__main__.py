@@ -2,16 +2,19 @@
 
 import re
 import sys
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from ._invalid import InvalidInput
 
+# What click raises for arguments it cannot use. Where typer has click has changed between its versions.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="What a hardware fault in an AI accelerator does to training and to the trained model.",
 )
@@ -26,9 +29,20 @@ GradWeight = Annotated[str, typer.Option(help="How weight gradients lie on the a
 Data = Annotated[str, typer.Option(help="cluttered_digits or cifar10.")]
 
 
+def _say_version(wanted: bool) -> bool:
+    if wanted:
+        print(f"miscompute {version('miscompute')}")
+        raise typer.Exit
+    return wanted
+
+
 @app.callback()
-def _main() -> None:
-    """Take the options that come before a command: none."""
+def _main(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which, and end.")
+    ] = False,
+) -> None:
+    """Take the options that come before a command."""
 
 
 @app.command()
@@ -124,27 +138,43 @@ def lower(
     from .hardware import array_named
     from .injection import trace
     from .report import lowering_table
-    from .tasks import DATA_SETS, build_model, recipe_for
+    from .tasks import DATA_SETS, MODEL_FORMAT, build_model, recipe_for
 
     recipe = recipe_for(data, model=model, width=width, batch_size=batch_size)
     channels, classes = DATA_SETS[data].channels, len(DATA_SETS[data].classes)
     network = build_model(recipe.model, channels=channels, classes=classes, width=recipe.width)
     layers = trace(network, torch.zeros(recipe.batch_size, channels, 32, 32))
     place = array_named(array, grad_weight=grad_weight, swizzle=swizzle)
-    errors = lower_fault(parse_fault(fault), place, layers, step=step)
-    print(f"{fault} on {array}, {recipe.model}, batch {recipe.batch_size}")
+    parsed = parse_fault(fault)
+    parsed.effect.masks(place.format or MODEL_FORMAT)  # says so if a bit is outside
+    errors = lower_fault(parsed, place, layers, step=step)
+    print(f"{parsed} on {array}, {recipe.model}, batch {recipe.batch_size}")
     Console().print(lowering_table(layers, errors))
 
 
 def main() -> None:
     """Run the command line: exit status 2 and one line for bad input, 130 after Ctrl-C."""
     try:
-        app(standalone_mode=False)
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))  # None at a command's end, 130 after Ctrl-C
     except InvalidInput as error:
-        print(f"miscompute: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        _refuse(str(error))
+    except _UsageError as error:
+        _refuse(_usage(error))
+
+
+def _usage(error: Any) -> str:
+    """Say what click found wrong with the arguments, the value included, and where to read on."""
+    problem: str = error.format_message()
+    reasons: list[Any] = getattr(error.__cause__, "errors", list)()  # pydantic's, which checks the values
+    if reasons and getattr(error, "param", None) is not None:
+        problem = f"{error.param.opts[0]}={reasons[0]['input']!r}: {error.message}"
+    command = error.ctx.command_path if error.ctx else "miscompute"
+    return f"{problem[:1].lower()}{problem[1:].rstrip('.')}; see '{command} --help'"
+
+
+def _refuse(message: str) -> NoReturn:
+    print(f"miscompute: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,15 @@ import platform
 import queue
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -24,8 +27,8 @@ from .._invalid import InvalidInput
 from ..fault import Fault
 from ..hardware import Array, swizzle_named
 from ..outcome import Outcome, Trajectory, judge
-from ..tasks import Recipe, load_data
-from ._run import Run, execute
+from ..tasks import MODEL_FORMAT, DataSet, Recipe, Training, load_data
+from ._run import Run, execute, replacing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +48,11 @@ class Experiment:
         if self.golden_seeds < 2:
             raise InvalidInput(f"golden_seeds={self.golden_seeds} must be at least 2: one run has no spread")
         self.fault.site.exposure(rows=self.array.rows, cols=self.array.cols)
+        self.fault.effect.masks(self.array.format or MODEL_FORMAT)  # says so if a bit is outside
         for swizzle in self.swizzles:
             swizzle_named(swizzle)
+        if len(set(self.swizzles)) < len(self.swizzles):
+            raise InvalidInput(f"swizzles={self.swizzles} must differ; name each once")
 
     def runs(self) -> tuple[Run, ...]:
         """Give the runs, by names that are their folders' too."""
@@ -101,37 +107,53 @@ def train(
         InvalidInput: if the directory cannot be used, holds another experiment, or the data set cannot be had.
         KeyboardInterrupt: after Ctrl-C, once all runs have written their checkpoints.
     """
-    _open_directory(experiment, out, resume=resume)
-    load_data(experiment.recipe.data, folder=data_folder)  # downloads once, and says what is wrong before any run
+    if workers is not None and workers < 1:
+        raise InvalidInput(f"workers={workers} must be at least 1")
+    _check_directory(experiment, out, resume=resume)
+    # Downloads once, and says what is wrong before any run.
+    Training(experiment.recipe, load_data(experiment.recipe.data, folder=data_folder))
+    _record(experiment, out)
     runs = experiment.runs()
     trajectories = _execute_all(runs, out, data_folder, workers or os.cpu_count() or 1, quiet=quiet)
     golden = [trajectories[run.name] for run in runs if run.fault is None]
     outcomes = {run.name: judge(trajectories[run.name], golden) for run in runs if run.fault is not None}
     result = Result(experiment=experiment, trajectories=trajectories, outcomes=outcomes)
-    (out / "outcome.json").write_text(
-        json.dumps({name: dataclasses.asdict(outcome) for name, outcome in outcomes.items()}, indent=1)
-    )
+    with replacing(out / "outcome.json") as path:
+        path.write_text(json.dumps({name: dataclasses.asdict(outcome) for name, outcome in outcomes.items()}, indent=1))
     return result
 
 
-def _open_directory(experiment: Experiment, out: Path, *, resume: bool) -> None:
+def _identity(experiment: Experiment) -> dict[str, Any]:
+    return {run.name: {**run.identity(), "threads": 1} for run in experiment.runs()}
+
+
+def _check_directory(experiment: Experiment, out: Path, *, resume: bool) -> None:
     path = out / "experiment.json"
-    asked = {run.name: {**run.identity(), "threads": 1} for run in experiment.runs()}
     try:
-        if not path.exists():
-            out.mkdir(parents=True, exist_ok=True)
-            record = {"command": sys.argv, "runs": asked, "environment": _environment()}
-            path.write_text(json.dumps(record, indent=1))
-            return
-        if not resume:
-            raise InvalidInput(f"out={str(out)!r} already holds an experiment; add --resume or name another")
-        held = json.loads(path.read_text())["runs"]
+        out.mkdir(parents=True, exist_ok=True)
+        text = path.read_text() if path.exists() else None
     except OSError as error:
         raise InvalidInput(f"out={str(out)!r} cannot be used ({error.strerror}); name another") from error
+    except UnicodeDecodeError:
+        text = ""
+    if text is None:
+        return
+    if not resume:
+        raise InvalidInput(f"out={str(out)!r} already holds an experiment; add --resume or name another")
+    try:
+        held = json.loads(text)["runs"]
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidInput(f"run file {str(path)!r} is damaged; name another --out") from error
-    if held != json.loads(json.dumps(asked)):
+    if held != json.loads(json.dumps(_identity(experiment))):
         raise InvalidInput(f"out={str(out)!r} holds an experiment with other settings; name another, or repeat them")
+
+
+def _record(experiment: Experiment, out: Path) -> None:
+    path = out / "experiment.json"
+    if not path.exists():
+        record = {"command": sys.argv, "runs": _identity(experiment), "environment": _environment()}
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(record, indent=1))
 
 
 def _environment() -> dict[str, Any]:
@@ -164,7 +186,8 @@ def _execute_all(
         ) as pool,
     ):
         bars = {run.name: progress.add_task(run.name, total=run.recipe.steps, start=False) for run in runs}
-        waiting = {pool.submit(_work, run, out / run.name, data_folder): run for run in runs}
+        with _sigint_blocked():  # and in the workers, which inherit it: the parent decides when they stop
+            waiting = {pool.submit(_work, run, out / run.name, data_folder): run for run in runs}
         try:
             return _collect(waiting, messages, progress, bars)
         except KeyboardInterrupt:
@@ -179,26 +202,31 @@ def _execute_all(
                 future.cancel()
 
 
+@contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _collect(
     waiting: dict[Future[Trajectory], Run], messages: Any, progress: Progress, bars: dict[str, Any]
 ) -> dict[str, Trajectory]:
     trajectories: dict[str, Trajectory] = {}
     while len(trajectories) < len(waiting):
-        try:
-            while True:
-                name, step = messages.get(timeout=0.2)
-                progress.start_task(bars[name])
-                progress.update(bars[name], completed=step)
-        except queue.Empty:
-            pass
+        with suppress(queue.Empty):
+            name, step = messages.get(timeout=0.2)
+            progress.start_task(bars[name])
+            progress.update(bars[name], completed=step)
         for future, run in waiting.items():
             if future.done() and run.name not in trajectories:
                 try:
                     trajectories[run.name] = future.result()
                 except BrokenProcessPool as error:
                     raise InvalidInput(
-                        f"run {run.name!r} was killed, perhaps for want of memory; continue with --resume and fewer "
-                        "--workers"
+                        "a worker was killed, perhaps for want of memory; continue with --resume and fewer --workers"
                     ) from error
     return {run.name: trajectories[run.name] for run in waiting.values()}
 
@@ -210,12 +238,23 @@ _stop: Any = None
 def _start_worker(messages: Any, stop: Any) -> None:
     global _messages, _stop
     _messages, _stop = messages, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and workers stop at a step's end
+    Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
 
 
+def _end_with_parent() -> None:
+    """End this worker once its parent is gone: nobody would, and a resumed experiment writes the same files."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+_data = cache(load_data)  # a worker carries out several runs
+
+
 def _work(run: Run, folder: Path, data_folder: Path | None) -> Trajectory:
-    data = load_data(run.recipe.data, folder=data_folder)
+    data: DataSet = _data(run.recipe.data, folder=data_folder)
     every = max(1, run.recipe.steps // 500)
 
     def report(step: int) -> None:

@@ -75,7 +75,7 @@ def execute(
             # The largest magnitude, since a norm of large but finite values may itself overflow.
             gradients = [p.grad for p in training.model.parameters() if p.grad is not None]
             if not torch.isfinite(loss) or not _finite(gradients):
-                progress.crash = Crash(step=training.step, tensor=_first_nonfinite(training))
+                progress.crash_in_gradients(injection)
                 break
             training.update()
             progress.note(loss, right)
@@ -133,6 +133,12 @@ class _Progress:
         )
         self._loss = self._right = self._steps = 0.0
 
+    def crash_in_gradients(self, injection: Injection | None) -> None:
+        """Repeat the step to name the first tensor that is not finite; what the fault changes now is not counted."""
+        before = injection.log.changed if injection else 0
+        self.crash = Crash(step=self.training.step, tensor=_first_nonfinite(self.training))
+        self._changed -= injection.log.changed - before if injection else 0
+
     def trajectory(self, injection: Injection | None) -> Trajectory:
         return Trajectory(
             points=tuple(self._points),
@@ -143,7 +149,7 @@ class _Progress:
 
     def save(self, injection: Injection | None) -> None:
         trajectory = dataclasses.asdict(self.trajectory(injection))
-        with _replacing(self._folder / "checkpoint.pt") as path:
+        with replacing(self._folder / "checkpoint.pt") as path:
             torch.save(
                 {
                     "identity": json.dumps(self._run.identity(), sort_keys=True),
@@ -153,7 +159,7 @@ class _Progress:
                 },
                 path,
             )
-        with _replacing(self._folder / "trajectory.json") as path:
+        with replacing(self._folder / "trajectory.json") as path:
             path.write_text(json.dumps(trajectory, indent=1))
 
     def load(self) -> None:
@@ -165,6 +171,7 @@ class _Progress:
             stored = json.loads(checkpoint["identity"])
             trajectory = json.loads(checkpoint["trajectory"])
             self._loss, self._right, self._steps = checkpoint["since"]
+            state = checkpoint["training"]
         except Exception as error:  # whatever a damaged file makes the reader raise
             raise InvalidInput(
                 f"run file {str(path)!r} is damaged ({type(error).__name__}); remove it to start this run again"
@@ -176,14 +183,14 @@ class _Progress:
                 f"run file {str(path)!r} belongs to another run: its {field} is {stored.get(field)!r}, "
                 f"not {identity[field]!r}; choose another --out"
             )
-        self.training.load_state(checkpoint["training"])
+        self.training.load_state(state)
         self._points = [Point(**point) for point in trajectory["points"]]
         self._changed = trajectory["changed"] or 0
         self.crash = Crash(**trajectory["crash"]) if trajectory["crash"] else None
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Write a file so that a kill at any moment leaves the old one or the new one, whole."""
     partial = path.with_name(path.name + ".partial")
     yield partial

@@ -7,6 +7,7 @@ module and any loop.
 from ._data import DATA_SETS as DATA_SETS
 from ._data import DataSet as DataSet
 from ._data import load_data as load_data
+from ._models import MODEL_FORMAT as MODEL_FORMAT
 from ._models import MODELS as MODELS
 from ._models import alexnet as alexnet
 from ._models import build_model as build_model

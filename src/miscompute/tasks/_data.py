@@ -1,10 +1,11 @@
 """Data sets of 32 x 32 images: one that is embedded, and CIFAR-10."""
 
 import hashlib
+import http.client
 import os
 import tarfile
-import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +115,8 @@ def cluttered_digits(*, seed: int = 0) -> DataSet:
     )
 
 
+_CHECKOUT_DATA = Path(__file__).resolve().parents[4] / "shared" / "data"  # beside a development checkout
+
 _CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 _CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"  # as published on the data set's page
@@ -132,8 +135,7 @@ def cifar10(folder: Path | None = None) -> DataSet:
     """
     named = folder or (Path(os.environ["MISCOMPUTE_DATA"]) if os.environ.get("MISCOMPUTE_DATA") else None)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "miscompute"
-    checkout = Path(__file__).resolve().parents[4] / "shared" / "data"
-    for place in [named] if named else [checkout, cache]:
+    for place in [named] if named else [_CHECKOUT_DATA, cache]:
         if (place / "cifar10" / "labels.npz").is_file():
             return _cifar10_from(*_read_tiles(place / "cifar10"))
         if (place / "cifar-10-binary.tar.gz").is_file():
@@ -179,9 +181,11 @@ def _read_tiles(folder: Path) -> _Arrays:
     try:
         with np.load(folder / "labels.npz", allow_pickle=False) as labels:
             train_labels, validation_labels = labels["ytr"].astype(np.int64), labels["yte"].astype(np.int64)
-        train_images = np.concatenate([images(f"tr{part}") for part in range(5)])
-        return train_images, train_labels, images("te0"), validation_labels
-    except (OSError, ValueError, KeyError) as error:
+        train_images, validation_images = np.concatenate([images(f"tr{part}") for part in range(5)]), images("te0")
+        if (len(train_labels), len(validation_labels)) != (len(train_images), len(validation_images)):
+            raise ValueError("there are more or fewer labels than images")
+        return train_images, train_labels, validation_images, validation_labels
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InvalidInput(f"data folder {str(folder)!r} is damaged ({error}); remove it or name another") from error
 
 
@@ -219,7 +223,7 @@ def _download(to: Path) -> Path:
             with wrap_file(response, size, description="downloading CIFAR-10") as stream:
                 while block := stream.read(1 << 20):
                     file.write(block)
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, http.client.HTTPException) as error:
         partial.unlink(missing_ok=True)
         raise InvalidInput(
             f"data=cifar10 was not found and could not be downloaded ({error}); download {_CIFAR10_URL} "

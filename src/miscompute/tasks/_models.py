@@ -8,6 +8,10 @@ import torch
 from torch import nn
 
 from .._invalid import InvalidInput
+from ..formats import FORMATS
+
+MODEL_FORMAT = FORMATS["fp32"]
+"""The number format that all models compute in, unless an array has its own."""
 
 
 def alexnet(*, channels: int = 3, classes: int = 10, width: float = 1.0) -> nn.Module:

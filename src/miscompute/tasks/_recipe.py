@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._invalid import InvalidInput
+from ._models import MODELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,17 +35,27 @@ class Recipe:
     seed: int = 123
 
     def __post_init__(self) -> None:
-        for name, table in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        tables: tuple[tuple[str, Mapping[str, object]], ...] = (
+            ("model", MODELS),
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+        )
+        for name, table in tables:
             if getattr(self, name) not in table:
                 raise InvalidInput(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(table)}")
         for name in ("batch_size", "steps", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("momentum", "weight_decay", "seed"):
-            if getattr(self, name) < 0:
-                raise InvalidInput(f"{name}={getattr(self, name)} must not be negative")
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise InvalidInput(f"lr={self.lr} must be greater than 0 and finite")
+        for name in ("momentum", "weight_decay"):
+            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
+                raise InvalidInput(f"{name}={getattr(self, name)} must not be negative, and must be finite")
+        if self.seed < 0:
+            raise InvalidInput(f"seed={self.seed} must not be negative")
+        if self.seed >= 1 << 63:
+            raise InvalidInput(f"seed={self.seed} must be less than 2**63")
+        for name in ("width", "lr"):
+            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
+                raise InvalidInput(f"{name}={getattr(self, name)} must be greater than 0 and finite")
 
 
 def _adam(parameters: Iterable[Tensor], recipe: Recipe) -> torch.optim.Optimizer:

@@ -1,12 +1,12 @@
 """The training loop: one step is gradients, then an update."""
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from .._invalid import InvalidInput
 from ._data import DataSet, crop_and_mirror
 from ._models import build_model
 from ._random import generator
@@ -31,7 +31,12 @@ class Training:
     """
 
     def __init__(self, recipe: Recipe, data: DataSet) -> None:
-        self.recipe = replace(recipe, batch_size=min(recipe.batch_size, len(data.train_labels)))
+        if recipe.batch_size > len(data.train_labels):
+            raise InvalidInput(
+                f"batch_size={recipe.batch_size} is more than the {len(data.train_labels)} training images of "
+                f"{data.name}; choose a smaller one"
+            )
+        self.recipe = recipe
         self.data = data
         self.model = build_model(
             recipe.model, channels=data.channels, classes=len(data.classes), width=recipe.width, seed=recipe.seed

@@ -1,0 +1,151 @@
+"""The command line: what it prints, and one clear line with exit status 2 for each kind of bad input."""
+
+import json
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import miscompute.__main__ as command_line
+
+TINY = ["--steps", "2", "--evaluate-every", "2", "--width", "0.05", "--golden-seeds", "2", "--quiet"]
+
+
+class Ran:
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*arguments: str) -> Ran:
+        monkeypatch.setattr("sys.argv", ["miscompute", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            command_line.main()
+        printed = capsys.readouterr()
+        return Ran(int(stopped.value.code or 0), printed.out, printed.err)
+
+    return run
+
+
+def refused(ran: Ran, *words: str) -> bool:
+    lines = ran.err.splitlines()
+    return (
+        ran.status == 2 and len(lines) == 1 and lines[0].startswith("miscompute: ") and all(w in ran.err for w in words)
+    )
+
+
+BAD = {
+    "unknown command": (["trian"], "trian"),
+    "unknown option": (["train", "--colour", "red"], "--colour"),
+    "option without a value": (["train", "--steps"], "--steps"),
+    "not a number": (["train", "--steps", "many"], "--steps='many'"),
+    "unknown model": (["train", "--model", "vgg"], "model='vgg' is unknown; choose one of alexnet, lenet5"),
+    "unknown data": (["train", "--data", "mnist"], "data='mnist' is unknown; choose one of cluttered_digits, cifar10"),
+    "unknown array": (["train", "--array", "tpu"], "array='tpu' is unknown; choose one of nvdla-small, nvdla-large"),
+    "bit outside the format": (
+        ["train", "--fault", "weight[0,0] bit 40 stuck-at 0"],
+        "bit=40 is outside fp32 (0..31; 31 is the sign)",
+    ),
+    "row outside": (["train", "--fault", "weight[8,0] bit 1 flip"], "row=8 is outside the 8 x 8 array (rows 0..7)"),
+    "col outside": (["train", "--fault", "weight[0,9] bit 1 flip"], "col=9 is outside the 8 x 8 array (cols 0..7)"),
+    "unknown site": (["train", "--fault", "wieght[0,0] bit 1 flip"], ">>wieght[0,0]<<"),
+    "malformed effect": (["train", "--fault", "weight[0,0] bit 28 stack-at 0"], ">>stack-at<<"),
+    "stuck at two": (["train", "--fault", "weight[0,0] bit 28 stuck-at 2"], ">>2<<"),
+    "unfinished fault": (["train", "--fault", "weight[0,0] bit 28"], ">> <<"),
+    "unknown swizzle": (["train", "--swizzle", "shuffle"], "swizzle='shuffle' is unknown; choose one of none, step"),
+    "unknown optimizer": (["train", "--optimizer", "lion"], "optimizer='lion' is unknown; choose one of adam"),
+    "unknown schedule": (["train", "--schedule", "linear"], "schedule='linear' is unknown; choose one of constant"),
+    "no steps": (["train", "--steps", "0"], "steps=0 must be at least 1"),
+    "negative seed": (["train", "--seed", "-1"], "seed=-1 must not be negative"),
+    "no width": (["train", "--width", "0"], "width=0.0 must be greater than 0 and finite"),
+    "infinite learning rate": (["train", "--lr", "inf"], "lr=inf must be greater than 0 and finite"),
+    "one golden seed": (["train", "--golden-seeds", "1"], "golden_seeds=1 must be at least 2"),
+    "unknown mapping": (["train", "--grad-weight", "C"], "grad_weight='C' is unknown; choose one of A, B"),
+    "lower: unknown model": (["lower", "--model", "vgg"], "model='vgg' is unknown"),
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_input_is_one_line(ran: Any, kind: str, tmp_path: Path) -> None:
+    arguments, words = BAD[kind]
+    out = ["--out", str(tmp_path / "run")] if arguments[0] == "train" and arguments[-1] != "--steps" else []
+    found = ran(*arguments, *out)
+    assert refused(found, words), found.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_out_that_is_no_directory(ran: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert refused(ran("train", *TINY, "--out", str(tmp_path / "file" / "run")), "out=", "name another")
+
+
+def test_a_data_folder_without_the_data(ran: Any, tmp_path: Path) -> None:
+    found = ran("train", "--data", "cifar10", "--data-folder", str(tmp_path), "--out", str(tmp_path / "run"))
+    assert refused(found, "data folder", "cifar-10-binary.tar.gz"), found.err
+
+
+def test_a_damaged_data_folder(ran: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cifar10").mkdir()
+    (tmp_path / "cifar10" / "labels.npz").write_bytes(b"no archive")
+    monkeypatch.setenv("MISCOMPUTE_DATA", str(tmp_path))
+    assert refused(ran("train", "--data", "cifar10", "--out", str(tmp_path / "run")), "is damaged", "name another")
+
+
+def test_a_damaged_archive(ran: Any, tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(b"half of it")
+    found = ran("train", "--data", "cifar10", "--data-folder", str(tmp_path), "--out", str(tmp_path / "run"))
+    assert refused(found, "is damaged", "MD5", "remove it"), found.err
+
+
+def test_no_data_and_no_network(ran: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.delenv("MISCOMPUTE_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("miscompute.tasks._data._CHECKOUT_DATA", tmp_path / "nothing")
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    found = ran("train", "--data", "cifar10", "--out", str(tmp_path / "run"))
+    assert refused(found, "no network", "--data-folder", "MISCOMPUTE_DATA"), found.err
+
+
+def test_train_end_to_end_and_what_is_refused_of_its_directory(ran: Any, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    found = ran("train", *TINY, "--out", str(out))
+    assert found.status == 0, found.err
+    assert "accuracy at the end" in found.out
+    assert str(out / "curves.png") in found.out
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "http" not in [word[:4] for word in (out / "curves.html").read_text().split('src="')[1:]]
+    assert set(json.loads((out / "outcome.json").read_text())) == {"faulty", "swizzled-step"}
+    kept = (out / "faulty" / "trajectory.json").read_text()
+
+    assert refused(ran("train", *TINY, "--out", str(out)), "already holds an experiment", "--resume")
+    assert refused(ran("train", *TINY, "--lr", "0.1", "--out", str(out), "--resume"), "other settings")
+    assert ran("train", *TINY, "--out", str(out), "--resume").status == 0
+    assert (out / "faulty" / "trajectory.json").read_text() == kept
+
+    checkpoint = out / "faulty" / "checkpoint.pt"
+    whole = checkpoint.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"\x00" * 100):
+        checkpoint.write_bytes(damaged)
+        assert refused(ran("train", *TINY, "--out", str(out), "--resume"), "checkpoint.pt", "is damaged", "remove it")
+    (out / "experiment.json").write_text("{")
+    assert refused(ran("train", *TINY, "--out", str(out), "--resume"), "experiment.json", "is damaged")
+
+
+def test_lower_prints_the_elements(ran: Any) -> None:
+    found = ran("lower", "--data", "cifar10", "--fault", "weight[0,0] bit 28 stuck-at 0")
+    assert found.status == 0
+    row = next(line for line in found.out.splitlines() if "conv3" in line and "forward" in line)
+    assert "10,368" in row  # 48 of 384 filters, 24 of 192 channels, 3 x 3
+    assert "663,552" in row
+
+
+def test_help_and_version(ran: Any) -> None:
+    assert "train" in ran("--help").out
+    assert "--fault" in ran("train", "--help").out
+    assert ran("--version").out.startswith("miscompute 0.")
