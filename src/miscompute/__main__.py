@@ -149,7 +149,8 @@ def lower(
     parsed.effect.masks(place.format or MODEL_FORMAT)  # says so if a bit is outside
     errors = lower_fault(parsed, place, layers, step=step)
     print(f"{parsed} on {array}, {recipe.model}, batch {recipe.batch_size}")
-    Console().print(lowering_table(layers, errors))
+    width = None if sys.stdout.isatty() else 140  # in a file or a pipe, a row is a line
+    Console(width=width).print(lowering_table(layers, errors))
 
 
 def main() -> None:
