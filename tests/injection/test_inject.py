@@ -1,9 +1,11 @@
 """The contract of `inject`: what is intercepted, what is counted, and that nothing is left behind."""
 
 import copy
+import io
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -88,11 +90,95 @@ def test_forward_and_gradients_change_inside_and_are_back_after(model: Net) -> N
     assert equal(gradients(model, x), golden)
 
 
+def surroundings(model: nn.Module) -> dict[str, object]:
+    """Everything that an injection might touch, as values to compare."""
+    hooks = {
+        f"{name}.{attribute}": list(value)
+        for name, module in model.named_modules()
+        for attribute, value in vars(module).items()
+        if "hooks" in attribute and isinstance(value, dict)
+    }
+    shared = {
+        f"{owner.__name__}.{name}": list(value)
+        for owner in map(import_module, ("torch.nn.modules.module", "torch.optim.optimizer"))
+        for name, value in vars(owner).items()
+        if name.startswith("_global_") and isinstance(value, dict)
+    }
+    tensors = {
+        name: (
+            id(tensor),
+            tensor._version,
+            tensor.tolist(),
+            tensor.grad if tensor.grad is None else tensor.grad.tolist(),
+        )
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+    }
+    return {
+        **hooks,
+        **shared,
+        **tensors,
+        "attributes": {name: sorted(vars(module)) for name, module in model.named_modules()},
+        "training": [module.training for module in model.modules()],
+        "modes": torch._C._len_torch_function_stack(),
+        "random": torch.get_rng_state().tolist(),
+        "grad": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "anomaly": torch.is_anomaly_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "threads": torch.get_num_threads(),
+        "dtype": torch.get_default_dtype(),
+        "stance": torch._dynamo.eval_frame._stance.stance,
+    }
+
+
+class Failing(torch.optim.SGD):
+    """An optimizer whose step raises."""
+
+    def step(self, closure: Any = None) -> Any:
+        raise RuntimeError("no step")
+
+
+def _fail_in_forward(model: Net) -> None:
+    model(images()[:, :1])
+
+
+def _fail_in_backward(model: Net) -> None:
+    y = model(images())
+    y.register_hook(lambda _: 1 // 0)
+    y.sum().backward()
+
+
+def _fail_in_step(model: Net) -> None:
+    Failing(model.parameters(), lr=0.1).step()
+
+
+@pytest.mark.parametrize("failing", [None, _fail_in_forward, _fail_in_backward, _fail_in_step])
+def test_nothing_is_left_behind(failing: Callable[[Net], None] | None) -> None:
+    model = Net()
+    model.register_buffer("counter", torch.zeros(2))
+    model.register_forward_hook(lambda *_: None)
+    gradients(model, images())
+    torch.optim.SGD(model.parameters(), lr=0.1)  # loads what optimizers load
+    before = surroundings(model)
+    if failing is None:
+        with mc.inject(model, FAULT, array=ARRAY):
+            with torch.no_grad():
+                model(images())
+            torch.autograd.grad(model(images()).sum(), [model.kernel])
+    else:
+        with pytest.raises((RuntimeError, ZeroDivisionError)), mc.inject(model, FAULT, array=ARRAY):
+            failing(model)
+    assert surroundings(model) == before
+
+
 def test_stored_weights_are_the_same_while_a_layer_runs(model: Net) -> None:
     kept = [p.detach().clone() for p in model.parameters()]
+    versions = [p._version for p in model.parameters()]
     seen = []
 
     def look(*_: object) -> None:
+        assert [p._version for p in model.parameters()] == versions
         seen.append(all(torch.equal(p, k) for p, k in zip(model.parameters(), kept, strict=True)))
 
     handle = model.fc.register_forward_hook(look)
@@ -119,13 +205,40 @@ def test_inference(model: Net, context: Callable[[], Any]) -> None:
     assert by_pass(injection)["kernel", "forward"] == (2, 2 * 18, 2 * 18)
 
 
+@pytest.mark.parametrize("swizzle", ["none", "stripe"])
+def test_training_after_inference_mode(model: Net, swizzle: str) -> None:
+    array = mc.nvdla(rows=2, cols=2, swizzle=swizzle)
+    with mc.inject(model, FAULT, array=array):
+        expected = gradients(model, images())
+    with mc.inject(model, FAULT, array=array):
+        with torch.inference_mode():
+            model(images())
+        assert equal(gradients(model, images()), expected)
+
+
 def test_autocast_reads_the_words_it_computes_with(model: Net) -> None:
     half = Net().bfloat16()
     fault = mc.parse_fault("weight[0,0] bit 9 flip")
     with mc.inject(half, fault, array=ARRAY):
         expected = half(images().bfloat16())
-    with mc.inject(model, fault, array=ARRAY), torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(model(images()), expected)
+        expected.sum().backward()
+    with mc.inject(model, fault, array=ARRAY):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = model(images())
+        y.sum().backward()
+    assert torch.equal(y, expected)
+    for found, wanted in zip(model.parameters(), half.parameters(), strict=True):
+        assert found.grad is not None
+        assert wanted.grad is not None
+        assert torch.equal(found.grad, wanted.grad.float())
+
+
+def test_a_bf16_model_says_what_its_bits_are() -> None:
+    half = Net().bfloat16()
+    wide = mc.parse_fault("weight[0,0] bit 28 stuck-at 0")
+    message = r"^bit=28 is outside bf16 \(0\.\.15; 15 is the sign\)$"
+    with pytest.raises(InvalidInput, match=message), mc.inject(half, wide, array=ARRAY):
+        half(images().bfloat16())
 
 
 def test_a_bit_outside_the_operands_format_is_named(model: Net) -> None:
@@ -172,6 +285,24 @@ def test_a_compiled_model_computes_the_same(model: Net) -> None:
     assert equal({name.removeprefix("_orig_mod."): grad for name, grad in found.items()}, expected)
 
 
+def test_a_model_compiled_inside_runs_faulty(model: Net) -> None:
+    golden = model(images())
+    with mc.inject(model, FAULT, array=ARRAY):
+        expected = model(images())
+        compiled: Any = torch.compile(model, backend="eager")
+        assert torch.equal(compiled(images()), expected)
+    assert torch.equal(model(images()), golden)
+
+
+def test_a_model_that_compiles_itself_computes_the_same(model: Net) -> None:
+    with mc.inject(model, FAULT, array=ARRAY):
+        expected = model(images())
+    itself = Net()
+    itself.compile(backend="eager")
+    with mc.inject(itself, FAULT, array=ARRAY):
+        assert torch.equal(itself(images()), expected)
+
+
 def test_torchscript_is_refused() -> None:
     with pytest.warns(DeprecationWarning, match="torch.jit"), torch.no_grad():
         scripted = torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2))  # type: ignore[no-untyped-call]
@@ -210,6 +341,167 @@ def test_weights_that_are_computed(model: Net) -> None:
     assert torch.equal(y, F.conv2d(images(), expected))
     assert {row.layer for row in injection.log} == {"conv2d(4x2x3x3)"}
     assert masked.inner.kernel.grad is not None
+
+
+def misread(weight: Tensor) -> Tensor:
+    """What `FAULT` on `ARRAY` makes of a weight without zeros."""
+    wrong = weight.detach().clone()
+    wrong.view(torch.int32)[0::2, 0::2] ^= 1 << 25
+    return wrong
+
+
+def test_parameters_from_outside(model: Net) -> None:
+    doubled = {name: p.detach() * 2 for name, p in model.named_parameters()}
+    expected = {name: misread(p) if p.dim() > 1 else p for name, p in doubled.items()}
+    with mc.inject(model, FAULT, array=ARRAY):
+        found = torch.func.functional_call(model, doubled, (images(),))
+    assert torch.equal(found, torch.func.functional_call(model, expected, (images(),)))
+
+
+def test_parametrised_weights() -> None:
+    linear = nn.utils.parametrizations.weight_norm(nn.Linear(8, 4))
+    x = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    with mc.inject(linear, FAULT, array=ARRAY):
+        y = linear(x)
+        y.sum().backward()
+    assert torch.equal(y, F.linear(x, misread(linear.weight), linear.bias))
+    assert all(p.grad is not None for p in linear.parameters())
+
+
+def test_tied_weights_are_one_layer() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 6, bias=False), nn.Linear(6, 6, bias=False)
+            self.second.weight = self.first.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.second(self.first(x))
+            return y
+
+    tied = Tied()
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    with mc.inject(tied, FAULT, array=ARRAY) as injection:
+        y = tied(x)
+    wrong = misread(tied.first.weight)
+    assert torch.equal(y, F.linear(F.linear(x, wrong), wrong))
+    assert by_pass(injection) == {("first", "forward"): (2, 18, 18)}
+
+
+def test_every_way_to_call(model: Net) -> None:
+    x, wrong = images(), misread(model.kernel)
+    convolve: Any = torch.conv2d
+    with mc.inject(model, FAULT, array=ARRAY):
+        found = [
+            convolve(x, model.kernel),
+            convolve(input=x, weight=model.kernel, bias=None, stride=(1, 1), padding=(0,)),
+            F.conv2d(x, model.kernel, padding="valid"),
+            F.conv2d(x[0], model.kernel)[None].expand(4, -1, -1, -1),
+        ]
+        same = F.conv2d(x, model.kernel, stride=1, padding="same", dilation=2)
+        one = torch.conv1d(x.flatten(2), model.kernel.flatten(2), padding=1)  # a weight of nobody's: left alone
+    for y in found[:3]:
+        assert torch.equal(y, F.conv2d(x, wrong))
+    torch.testing.assert_close(found[3][0], F.conv2d(x, wrong)[0])
+    assert torch.equal(same, F.conv2d(x, wrong, padding=2, dilation=2))
+    assert torch.equal(one, torch.conv1d(x.flatten(2), model.kernel.flatten(2), padding=1))
+
+
+def test_an_even_kernel_with_padding_same() -> None:
+    conv = nn.Conv2d(2, 4, (2, 3), padding="same")
+    with mc.inject(conv, FAULT, array=ARRAY):
+        y = conv(images())
+    with pytest.warns(UserWarning, match="Using padding='same' with even kernel"):
+        expected = F.conv2d(images(), misread(conv.weight), conv.bias, padding="same")
+    torch.testing.assert_close(y, expected)
+
+
+def test_a_weight_without_output_channels() -> None:
+    class Single(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.vector = nn.Parameter(torch.arange(1.0, 9.0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.vector)
+
+    single, x = Single(), torch.ones(5, 3, 8)
+    with mc.inject(single, FAULT, array=ARRAY):
+        y = single(x)
+        y.sum().backward()
+    assert torch.equal(y, F.linear(x, misread(single.vector[None])[0]))
+    assert single.vector.grad is not None
+
+
+def test_an_empty_batch_meets_no_fault(model: Net) -> None:
+    with mc.inject(model, FAULT, array=ARRAY) as injection:
+        model(images()[:0]).sum().backward()
+    assert injection.log.reached == 0
+    assert model.kernel.grad is not None
+
+
+def test_only_the_gradients_that_are_wanted(model: Net) -> None:
+    model.kernel.requires_grad = False
+    x = images().requires_grad_()
+    with mc.inject(model, FAULT, array=ARRAY) as injection:
+        expected = torch.autograd.grad(model(x).sum(), x)[0]
+        model(x).sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, expected)
+    assert model.kernel.grad is None
+    assert ("kernel", "grad_weight") not in by_pass(injection)
+    assert ("kernel", "grad_input") in by_pass(injection)
+
+
+def test_a_backward_pass_may_be_repeated(model: Net) -> None:
+    with mc.inject(model, FAULT, array=ARRAY):
+        loss = model(images()).square().sum()
+        first = torch.autograd.grad(loss, model.kernel, retain_graph=True)[0]
+        assert torch.equal(torch.autograd.grad(loss, model.kernel)[0], first)
+
+
+def test_a_backward_pass_after_the_block_is_healthy(model: Net) -> None:
+    with mc.inject(model, mc.parse_fault("weight[0,0] bit 25 flip"), array=ARRAY) as injection:
+        y = model.fc(torch.ones(2, 36))
+    y.sum().backward()
+    assert model.fc.weight.grad is not None
+    assert torch.equal(model.fc.weight.grad, torch.full((3, 36), 2.0))
+    assert set(by_pass(injection)) == {("fc", "forward")}
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_a_copy_made_inside_is_a_model_of_its_own(model: Net, how: str) -> None:
+    golden = model(images())
+    with mc.inject(model, FAULT, array=ARRAY):
+        faulty = model(images())
+        if how == "deepcopy":
+            other = copy.deepcopy(model)
+        else:
+            file = io.BytesIO()
+            torch.save(model, file)
+            file.seek(0)
+            other = torch.load(file, weights_only=False)
+        assert torch.equal(other(images()), golden)
+        assert torch.equal(model(images()), faulty)
+    assert torch.equal(other(images()), golden)
+    with mc.inject(other, FAULT, array=ARRAY):
+        assert torch.equal(other(images()), faulty)
+
+
+def test_two_injections_into_one_model_are_refused(model: Net) -> None:
+    with mc.inject(model, FAULT, array=ARRAY) as injection:
+        expected = model(images())
+        for part in (model, model.fc, nn.Sequential(model)):
+            with pytest.raises(InvalidInput, match="it is under injection already"):
+                mc.inject(part, FAULT, array=ARRAY).__enter__()
+        with pytest.raises(InvalidInput, match="it is under injection already"):
+            injection.__enter__()
+        with mc.inject(Net(), FAULT, array=ARRAY):  # another model
+            assert torch.equal(model(images()), expected)
+        assert mc.trace(model, images())
+        assert torch.equal(model(images()), expected)
+    with injection:
+        assert torch.equal(model(images()), expected)
 
 
 @pytest.mark.parametrize("shape", [(2, 8), (5, 2, 8)])
@@ -269,6 +561,53 @@ def test_steps_are_the_optimizers_own(model: Net) -> None:
         assert injection.step == 13
 
 
+def test_a_skipped_step_is_not_counted(model: Net) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    kept = copy.deepcopy(model.state_dict())
+    with mc.inject(model, FAULT, array=ARRAY) as injection:
+        scaler.scale(model(images()).sum() * float("inf")).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert injection.step == 0
+        assert equal(model.state_dict(), kept)
+        model.zero_grad()
+        scaler.scale(model(images()).sum()).backward()
+        scaler.step(optimizer)
+    assert injection.step == 1
+
+
+def test_a_step_that_calls_its_base_class_counts_once(model: Net) -> None:
+    class Mine(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            return super().step(closure)
+
+    torch.optim.SGD(Net().parameters())  # PyTorch's hooks now surround the base class's step, too
+    optimizer = Mine(model.parameters(), lr=0.0)
+    with mc.inject(model, FAULT, array=ARRAY) as injection:
+        optimizer.step()
+        optimizer.step(lambda: 0.0)
+    assert injection.step == 2
+
+
+def test_an_optimizer_in_another_thread_does_not_disturb(model: Net) -> None:
+    teachers = torch.optim.SGD(Net().parameters())
+
+    class Slow(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            thread = threading.Thread(target=teachers.step)  # meanwhile
+            thread.start()
+            thread.join()
+            return super().step()
+
+    optimizer = Slow(model.parameters(), lr=0.0)
+    with mc.inject(model, FAULT, array=ARRAY) as injection:
+        expected = model.fc(torch.ones(1, 36))
+        optimizer.step()
+        assert torch.equal(model.fc(torch.ones(1, 36)), expected)
+    assert injection.step == 1
+
+
 def test_an_optimizer_with_a_closure_runs_the_faulty_model(model: Net) -> None:
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
     calls = 0
@@ -288,18 +627,30 @@ def test_an_optimizer_with_a_closure_runs_the_faulty_model(model: Net) -> None:
 
 
 def test_a_failed_optimizer_step_does_not_end_the_injection(model: Net) -> None:
-    class Failing(torch.optim.SGD):
-        def step(self, closure: Any = None) -> Any:
-            raise RuntimeError("no step")
-
-    optimizer = Failing(model.parameters(), lr=0.1)
-    with mc.inject(model, FAULT, array=ARRAY):
+    optimizer, golden = Failing(model.parameters(), lr=0.1), gradients(model, images())
+    with mc.inject(model, FAULT, array=ARRAY) as injection:
         expected = gradients(model, images())
+        part = model.fc(torch.ones(1, 36))
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="no step"):
+                optimizer.step()
+            assert equal(gradients(model, images()), expected)
         with pytest.raises(RuntimeError, match="no step"):
             optimizer.step()
-        assert equal(gradients(model, images()), expected)
-    golden = gradients(Net(), images())
+        assert torch.equal(model.fc(torch.ones(1, 36)), part)
+        assert injection.step == 0
     assert equal(gradients(model, images()), golden)
+
+
+def test_a_mode_entered_after_a_failed_step_stays_inside(model: Net) -> None:
+    optimizer = Failing(model.parameters(), lr=0.1)
+    with mc.inject(model, FAULT, array=ARRAY):
+        expected = model(images())
+        with pytest.raises(RuntimeError, match="no step"):
+            optimizer.step()
+        with torch.device("cpu"):
+            assert torch.equal(model(images()), expected)
+        assert torch.equal(model(images()), expected)
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,20 @@ import sys
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
+from threading import get_ident
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import (
     Optimizer,
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from .._invalid import InvalidInput
 from ..error import lower
@@ -23,7 +26,7 @@ from ..hardware import PASSES, Array, Layer
 from ._log import Log
 from ._operators import OPERATORS, UNLOWERED, Call, Operator
 from ._passes import UNREACHED, LayerOnArray, OnArray, Plans, Scratch, make_plan
-from ._private import BACKWARDS, in_backward, is_top_mode
+from ._private import BACKWARDS, active_modes, enter_below, in_backward
 
 _Function = Callable[..., Any]
 
@@ -32,19 +35,31 @@ _HANDLED: dict[_Function, Operator | str] = {**OPERATORS, **UNLOWERED}
 _MOST_PLANS = 256  # kept for a layer: a random swizzle never comes back to the same lanes
 
 
+class _Hook:
+    """A hook on the model. Where the model is copied or pickled meanwhile, the copy's does nothing."""
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self._action = action
+
+    def __call__(self, *_: object) -> None:
+        self._action()
+
+    def __reduce__(self) -> tuple[type["_Hook"], tuple[Callable[[], None]]]:
+        return _Hook, (_nothing,)
+
+
+def _nothing() -> None: ...
+
+
 class _Interception(TorchFunctionMode):
     """Offers every operator that would run on the array to a handler, if the call is the model's own.
 
     A call is the model's if it happens inside the model's forward, or on one of its parameters (a submodule called
-    directly), or while the backward pass recomputes part of a forward (gradient checkpointing).
+    directly), or while the backward pass recomputes part of a forward (gradient checkpointing). Only calls of the
+    thread that holds it are offered.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        handler: Callable[[Call, str], Tensor | None],
-        resume: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, model: nn.Module, handler: Callable[[Call, str], Tensor | None]) -> None:
         super().__init__()
         for name, module in model.named_modules():
             if isinstance(module, torch.jit.ScriptModule):
@@ -54,8 +69,8 @@ class _Interception(TorchFunctionMode):
                 )
         self._model = model
         self._handler = handler
-        self._resume = resume
         self._depth = 0
+        self._thread = 0
         self._names: dict[int, str] = {}
         for name, parameter in model.named_parameters():
             self._names.setdefault(id(parameter), name.removesuffix(".weight"))
@@ -63,23 +78,29 @@ class _Interception(TorchFunctionMode):
 
     def hold(self) -> ExitStack:
         """Start intercepting; closing what is returned ends it and leaves the model as it was."""
+        self._thread = get_ident()
         with ExitStack() as stack:
             if "torch._dynamo" in sys.modules:  # else nothing has been compiled
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             for handle in (
-                self._model.register_forward_pre_hook(self._entered),
-                self._model.register_forward_hook(self._left, always_call=True),
+                self._model.register_forward_pre_hook(_Hook(self._entered)),
+                self._model.register_forward_hook(_Hook(self._left), always_call=True),
             ):
                 stack.callback(handle.remove)
             stack.enter_context(self)
             return stack.pop_all()
 
-    def _entered(self, *_: object) -> None:
-        self._resume()  # an optimizer step that raised did not
-        self._depth += 1
+    def _entered(self) -> None:
+        if get_ident() == self._thread:
+            self._depth += 1
 
-    def _left(self, *_: object) -> None:
-        self._depth -= 1
+    def _left(self) -> None:
+        if get_ident() == self._thread:
+            self._depth -= 1
+
+    def shares_parameters(self, other: "_Interception") -> bool:
+        """Whether the two models have a parameter in common."""
+        return not self._names.keys().isdisjoint(other._names)
 
     def owns(self, parameters: list[dict[str, Any]]) -> bool:
         """Whether an optimizer's parameter groups hold a parameter of the model."""
@@ -135,13 +156,16 @@ class Injection:
         self._is_lasting = fault.timing == PERMANENT and not array.swizzle.each_step
         self._is_on = False
         self._moment = 0  # goes on whenever the layers' plans may become others
-        self._interception = _Interception(model, self._compute, self._resume)
+        self._interception = _Interception(model, self._compute)
         self._optimizers: dict[int, tuple[Optimizer, int]] = {}
+        self._begun: set[int] = set()  # the optimizers that are stepping
         self._layers: dict[Hashable, LayerOnArray] = {}
         self._indices: dict[str, int] = {}
         self._scratch: Scratch = {}
         self._stack = ExitStack()
-        self._is_stepping = False
+        self._thread = 0
+        self._left_at: int | None = None  # how many modes lie below the interception, while it is left for a step
+        self._returning: RemovableHandle | None = None
 
     @property
     def step(self) -> int:
@@ -163,7 +187,13 @@ class Injection:
         self._moment += 1
 
     def __enter__(self) -> "Injection":
+        if any(isinstance(m, _Interception) and m.shares_parameters(self._interception) for m in active_modes()):
+            raise InvalidInput("model: it is under injection already, and faults do not add up; end that one first")
+        self._thread = get_ident()
         with ExitStack() as stack:
+            # This loads the compiler, so that a model compiled inside, by the first who compiles at all, runs in eager
+            # mode as well.
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(self._interception.hold())
             for handle in (
                 register_optimizer_step_pre_hook(self._before_step),
@@ -185,14 +215,21 @@ class Injection:
             names = ", ".join(self.log.unlowered)
             warnings.warn(f"the model ran {names}, not lowered yet: no fault was injected there", stacklevel=2)
 
-    def _before_step(self, _: Optimizer, args: Any, kwargs: Any) -> None:
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._begun.add(id(optimizer))
         # An optimizer's many small operators need not pass through the interception; a closure runs the model, though.
-        if len(args) < 2 and not kwargs and is_top_mode(self._interception):
+        modes = active_modes()
+        if len(args) < 2 and not kwargs and modes and modes[-1] is self._interception:
+            self._left_at = len(modes) - 1
             self._interception.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-            self._is_stepping = True
+            # A step that raises is not followed by `_after_step`; what comes next is a module's forward.
+            self._returning = register_module_forward_pre_hook(self._resume)
 
     def _after_step(self, optimizer: Optimizer, *_: object) -> None:
         self._resume()
+        if id(optimizer) not in self._begun:  # the end of a step that called its base class's, which counted
+            return
+        self._begun.remove(id(optimizer))
         if id(optimizer) not in self._optimizers and not self._interception.owns(optimizer.param_groups):
             return
         steps = self._optimizers.get(id(optimizer), (optimizer, 0))[1]
@@ -201,10 +238,12 @@ class Injection:
         if not self._is_lasting:
             self._moment += 1
 
-    def _resume(self) -> None:
-        if self._is_stepping:
-            self._is_stepping = False
-            self._interception.__enter__()  # type: ignore[no-untyped-call]
+    def _resume(self, *_: object) -> None:
+        if self._left_at is not None and get_ident() == self._thread:
+            enter_below(self._interception, self._left_at)
+            self._left_at = None
+            if self._returning is not None:
+                self._returning.remove()
 
     def _compute(self, call: Call, name: str) -> Tensor | None:
         if not self._is_on:
@@ -213,6 +252,8 @@ class Injection:
         key = (name, x.shape, geometry)
         on_array = self._layers.get(key)
         if on_array is None:
+            if not x.numel():  # an empty batch
+                return None
             index = self._indices.setdefault(name, len(self._indices))
             on_array = self._layers[key] = LayerOnArray(
                 geometry.layer(name, index, x, weight),
@@ -290,8 +331,8 @@ def inject(model: nn.Module, fault: Fault, *, array: Array, step: int = 0) -> In
         step: the optimizer step to count from, when a training is continued.
 
     Raises:
-        InvalidInput: if the site is not on the array, or the model cannot be intercepted; while the model runs, if the
-            fault's bit is outside its operands' format or the format has no fault model.
+        InvalidInput: if the site is not on the array, the model cannot be intercepted or is under injection already;
+            while the model runs, if the fault's bit is outside its operands' format or the format has no fault model.
 
     >>> import miscompute as mc
     >>> model = torch.nn.Linear(8, 8, bias=False)

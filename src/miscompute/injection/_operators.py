@@ -150,6 +150,9 @@ class Call(NamedTuple):
 
 
 def _read_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Call:
+    if weight.dim() == 1:  # one output channel, and no dimension for it
+        call = _read_linear(input.reshape(-1, input.shape[-1]), weight[None], bias)
+        return call._replace(restore=lambda y: y.view(input.shape[:-1]))
     if input.dim() == 2:
         return Call(input, weight, bias, LINEAR, None)
     lead = input.shape[:-1]

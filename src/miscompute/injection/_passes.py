@@ -275,7 +275,8 @@ def _copy(weight: Tensor, scratch: Scratch) -> Tensor:
     key = (weight.shape, weight.stride(), weight.dtype, weight.device)
     room = scratch.get(key)
     if room is None:
-        room = scratch[key] = torch.empty_like(weight)
+        with torch.inference_mode(mode=False):  # a tensor made in inference mode could not be written to after
+            room = scratch[key] = torch.empty_like(weight)
     return room.copy_(weight)
 
 

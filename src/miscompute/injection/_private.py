@@ -18,10 +18,16 @@ def in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-def is_top_mode(mode: torch.overrides.TorchFunctionMode) -> bool:
-    """Whether a torch-function mode is the innermost active one, so that it can be left and entered again."""
-    depth = torch._C._len_torch_function_stack()
-    return depth > 0 and torch._C._get_function_stack_at(depth - 1) is mode
+def active_modes() -> list[torch.overrides.TorchFunctionMode]:
+    """Give this thread's active torch-function modes, the innermost last."""
+    return [torch._C._get_function_stack_at(depth) for depth in range(torch._C._len_torch_function_stack())]
+
+
+def enter_below(mode: torch.overrides.TorchFunctionMode, depth: int) -> None:
+    """Make a torch-function mode active again, with ``depth`` modes outside it and those entered since inside."""
+    inside = [torch._C._pop_torch_function_stack() for _ in active_modes()[depth:]]
+    for each in (mode, *reversed(inside)):
+        torch._C._push_on_torch_function_stack(each)
 
 
 def _not_offered(function: Any) -> Callable[..., Any]:

@@ -99,7 +99,7 @@ class Misread:
             if self._view is not None:
                 words = words.view(self._view)
             region = words[self._index]
-            if self.operand == "weight":
+            if self.operand == "weight" and not region.is_inference():  # else it could not be written to after
                 self._words_of, self._region = tensor, region
         bits = torch.bitwise_and(region, depends)
         if inverts is not None:

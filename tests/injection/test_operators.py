@@ -1,0 +1,91 @@
+"""The table of operators: what a call says, and passes that are PyTorch's own bit for bit."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from miscompute.hardware import PASSES
+from miscompute.injection._operators import OPERATORS, RESULT_AXES, UNLOWERED
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+RANKS = {F.linear: 0, torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
+
+
+def data(function: Any, groups: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    rank = RANKS[function]
+    random = torch.Generator().manual_seed(rank)
+    x = torch.randn(3, 4, *(5, 6, 4)[:rank], generator=random)
+    weight = torch.randn(6, 4 // groups, *(3, 2, 2)[:rank], generator=random)
+    return x, weight, torch.randn(6, generator=random)
+
+
+@pytest.mark.parametrize("function", OPERATORS, ids=lambda function: OPERATORS[function].name)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_passes_are_those_of_pytorch(function: Any, groups: int) -> None:
+    rank = RANKS[function]
+    options: dict[str, Any] = {}
+    if rank:
+        options = {"stride": 2, "padding": (1,) * rank, "dilation": (2, 1, 1)[:rank], "groups": groups}
+    x, weight, bias = (tensor.requires_grad_() for tensor in data(function, groups if rank else 1))
+    y = function(x, weight, bias, **options)
+    random = torch.Generator().manual_seed(9)
+    grad_output = torch.randn(y.shape, generator=random)
+    y.backward(grad_output)
+    call = OPERATORS[function].read(x, weight, bias=bias, **options)
+    layer = call.geometry.layer("name", 7, call.x, call.weight)
+    assert (layer.name, layer.index, layer.n, layer.ic, layer.oc) == ("name", 7, 3, 4, 6)
+    assert layer.shape("grad_output") == tuple(y.shape)
+    assert call.restore is None
+    with torch.no_grad():
+        assert torch.equal(call.geometry.forward(x, weight, bias), y)
+        assert x.grad is not None
+        assert torch.equal(call.geometry.grad_input(grad_output, weight, layer.size), x.grad)
+        grad_weight, grad_bias = call.geometry.grad_weight(grad_output, x, layer.kernel, bias=True)
+        assert weight.grad is not None
+        assert torch.equal(grad_weight, weight.grad)
+        if call.geometry.sums_bias:
+            assert grad_bias is not None
+            assert bias.grad is not None
+            assert torch.equal(grad_bias, bias.grad)
+        else:
+            assert grad_bias is None
+
+
+@pytest.mark.parametrize("function", [f for f in OPERATORS if RANKS[f]], ids=lambda f: OPERATORS[f].name)
+@pytest.mark.parametrize("options", [{}, {"padding": "valid"}, {"padding": "same", "dilation": 2}, {"stride": [2]}])
+def test_options_in_all_their_spellings(function: Any, options: dict[str, Any]) -> None:
+    x, weight, bias = data(function)
+    weight = weight[:, :, :, :1] if RANKS[function] > 1 else weight  # odd kernels, which need no further padding
+    weight = weight[..., :1] if RANKS[function] > 2 else weight
+    for given in (x, x[0]):
+        expected = function(given, weight, bias, **options)
+        call = OPERATORS[function].read(given, weight, bias, **options)
+        found = call.geometry.forward(call.x, call.weight, call.bias)
+        torch.testing.assert_close(found if call.restore is None else call.restore(found), expected)
+
+
+def test_equal_geometries_are_one_object() -> None:
+    x, weight, _ = data(torch.conv2d)
+    read = OPERATORS[torch.conv2d].read
+    assert read(x, weight, padding=1).geometry is read(x[0], weight, None, (1, 1), (1, 1)).geometry
+    assert read(x, weight, padding=1).geometry is not read(x, weight).geometry
+
+
+@pytest.mark.parametrize("lead", [(), (3,), (2, 3), (2, 1, 3)])
+@pytest.mark.parametrize("weight", [torch.arange(8.0).view(2, 4), torch.arange(4.0)], ids=["matrix", "vector"])
+def test_linear_takes_any_leading_dimensions(lead: tuple[int, ...], weight: Tensor) -> None:
+    x = torch.arange(float(4 * torch.Size(lead).numel())).view(*lead, 4)
+    call = OPERATORS[F.linear].read(x, weight)
+    assert call.x.dim() == call.weight.dim() == 2
+    y = call.geometry.forward(call.x, call.weight, call.bias)
+    assert torch.equal(y if call.restore is None else call.restore(y), F.linear(x, weight))
+
+
+def test_tables_are_complete() -> None:
+    assert set(RESULT_AXES) == set(PASSES)
+    assert not set(OPERATORS) & set(UNLOWERED)
+    assert set(RANKS) == set(OPERATORS)
