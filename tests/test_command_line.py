@@ -1,13 +1,20 @@
 """The command line: what it prints, and one clear line with exit status 2 for each kind of bad input."""
 
 import json
+import subprocess
+import sys
 import urllib.error
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 import miscompute.__main__ as command_line
+from miscompute.experiment import Run, execute
+from miscompute.outcome import Trajectory
+from miscompute.tasks import DataSet
 
 TINY = ["--steps", "2", "--evaluate-every", "2", "--width", "0.05", "--golden-seeds", "2", "--quiet"]
 
@@ -63,6 +70,22 @@ BAD = {
     "infinite learning rate": (["train", "--lr", "inf"], "lr=inf must be greater than 0 and finite"),
     "one golden seed": (["train", "--golden-seeds", "1"], "golden_seeds=1 must be at least 2"),
     "unknown mapping": (["train", "--grad-weight", "C"], "grad_weight='C' is unknown; choose one of A, B"),
+    "infinite width": (["train", "--width", "inf"], "width=inf must be greater than 0 and finite"),
+    "momentum is no number": (["train", "--momentum", "nan"], "momentum=nan must not be negative, and must be finite"),
+    "seed beyond 64 bits": (["train", "--seed", str(1 << 64)], "must be less than 2**63"),
+    "no workers": (["train", "--workers", "0"], "see 'miscompute train --help'"),
+    "array without rows": (["train", "--array", "nvdla-0x8"], "rows=0 of an array must be at least 1"),
+    "one swizzle twice": (["train", "--swizzle", "step", "--swizzle", "step"], "name each once"),
+    "no brackets": (["train", "--fault", "weight bit 1 flip"], ">>weight<< bit 1 flip"),
+    "one index": (["train", "--fault", "weight[0] bit 1 flip"], "expected weight[row,col] with numbers"),
+    "empty fault": (["train", "--fault", ""], "a site such as weight[0,0] is missing"),
+    "bits for one": (["train", "--fault", "weight[0,0] bits 1,2 stuck-at 1"], "stuck-at takes one bit"),
+    "transient without a step": (["train", "--fault", "weight[0,0] bit 1 flip transient"], "needs 'step N'"),
+    "a word too many": (["train", "--fault", "weight[0,0] bit 1 flip today"], ">>today<<"),
+    "an argument too many": (["train", "now"], "now"),
+    "lower: bit outside": (["lower", "--fault", "weight[0,0] bit 32 flip"], "bit=32 is outside fp32 (0..31"),
+    "lower: unknown swizzle": (["lower", "--swizzle", "no"], "swizzle='no' is unknown"),
+    "lower: negative step": (["lower", "--step", "-1"], "see 'miscompute lower --help'"),
     "lower: unknown model": (["lower", "--model", "vgg"], "model='vgg' is unknown"),
 }
 
@@ -112,6 +135,18 @@ def test_no_data_and_no_network(ran: Any, tmp_path: Path, monkeypatch: pytest.Mo
     assert refused(found, "no network", "--data-folder", "MISCOMPUTE_DATA"), found.err
 
 
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch, few_digits: DataSet) -> None:
+    """Runs are carried out here, one after the other, on a few images: how workers end is another test's matter."""
+
+    def execute_all(runs: list[Run], out: Path, *_: object, **__: object) -> dict[str, Trajectory]:
+        return {run.name: execute(run, few_digits, out / run.name) for run in runs}
+
+    monkeypatch.setattr("miscompute.experiment._experiment._execute_all", execute_all)
+    monkeypatch.setattr("miscompute.experiment._experiment.load_data", lambda *_, **__: few_digits)
+
+
+@pytest.mark.usefixtures("in_process", "one_thread")
 def test_train_end_to_end_and_what_is_refused_of_its_directory(ran: Any, tmp_path: Path) -> None:
     out = tmp_path / "run"
     found = ran("train", *TINY, "--out", str(out))
@@ -133,8 +168,10 @@ def test_train_end_to_end_and_what_is_refused_of_its_directory(ran: Any, tmp_pat
     for damaged in (whole[: len(whole) // 2], b"\x00" * 100):
         checkpoint.write_bytes(damaged)
         assert refused(ran("train", *TINY, "--out", str(out), "--resume"), "checkpoint.pt", "is damaged", "remove it")
-    (out / "experiment.json").write_text("{")
-    assert refused(ran("train", *TINY, "--out", str(out), "--resume"), "experiment.json", "is damaged")
+    for damage in (b"{", b"[]", b"null", b"\xff\xfe\x00", b""):
+        (out / "experiment.json").write_bytes(damage)
+        found = ran("train", *TINY, "--out", str(out), "--resume")
+        assert refused(found, "experiment.json", "is damaged", "name another --out"), found.err
 
 
 def test_lower_prints_the_elements(ran: Any) -> None:
@@ -145,7 +182,48 @@ def test_lower_prints_the_elements(ran: Any) -> None:
     assert "663,552" in row
 
 
-def test_help_and_version(ran: Any) -> None:
-    assert "train" in ran("--help").out
-    assert "--fault" in ran("train", "--help").out
-    assert ran("--version").out.startswith("miscompute 0.")
+def test_lower_of_a_layer_by_hand(ran: Any) -> None:
+    """The last layer of lenet5, 84 to 10, for 16 images: cell 1 computes 1 and 9, lane 2 carries 2, 10 and so on."""
+    found = ran(
+        "lower", "--model", "lenet5", "--width", "1", "--batch-size", "16", "--fault", "weight[2,1]  bit 28 stuck-at 0"
+    )
+    assert found.out.startswith("weight[2,1] bit 28 stuck-at 0 on nvdla-small, lenet5, batch 16\n")
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in found.out.splitlines() if line[:1] == "│"]
+    assert [row[1:] for row in rows if row[0] == "fc3"] == [
+        ["forward", "weight", "22", "840", "2.62", "[oc 1:10:8, ic 2:84:8]"],  # 2 x 11
+        ["grad_input", "weight", "11", "840", "1.31", "[oc 2:10:8, ic 1:84:8]"],  # 1 x 11
+        ["grad_weight", "grad_output", "4", "160", "2.50", "[n 2:16:8, oc 1:10:8]"],  # 2 x 2
+    ]
+
+
+def test_no_arguments_give_help(ran: Any) -> None:
+    found = ran()
+    assert (found.status, found.err) == (0, "")
+    assert found.out == ran("--help").out
+
+
+def test_help_names_every_command_and_option(ran: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for name, command in typer.main.get_command(command_line.app).commands.items():  # type: ignore[attr-defined]
+        assert name in ran("--help").out
+        said = ran(name, "--help").out
+        for parameter in command.params:
+            assert parameter.help, parameter.name
+            assert all(option in said for option in parameter.opts), parameter.name
+
+
+def test_it_says_its_version(ran: Any) -> None:
+    found = ran("--version")
+    assert (found.status, found.out) == (0, f"miscompute {version('miscompute')}\n")
+
+
+def test_as_a_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "miscompute", "lower", "--fault", "weight[0,0] bit 40 flip"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "miscompute: bit=40 is outside fp32 (0..31; 31 is the sign)\n"

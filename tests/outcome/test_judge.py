@@ -1,11 +1,15 @@
 """The rule that decides an outcome: against its formula, and by simulation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from miscompute import InvalidInput
-from miscompute.outcome import Crash, Point, Trajectory, judge
+from miscompute.outcome import METRICS, Crash, Point, Trajectory, judge
 
 
 def ended_at(accuracy: float, *, images: int = 10_000, changed: int | None = 1) -> Trajectory:
@@ -51,6 +55,55 @@ def test_a_fault_that_changed_nothing_says_so() -> None:
 def test_one_golden_run_has_no_spread() -> None:
     with pytest.raises(InvalidInput, match="golden=1 runs have no spread"):
         judge(ended_at(0.8), [ended_at(0.8)])
+
+
+def test_each_metric_alone_can_be_silent_corruption() -> None:
+    golden = [ended_at(0.8)] * 3
+    for metric in METRICS:
+        accuracies = {**dict.fromkeys(METRICS, 0.8), metric: 0.5}
+        run = Trajectory(points=(Point(step=10, train_loss=1.0, **accuracies),), validation_images=10_000, changed=1)
+        outcome = judge(run, golden)
+        assert outcome.kind == "silent corruption"
+        assert [verdict.metric for verdict in outcome.verdicts if verdict.is_below] == [metric]
+
+
+def test_against_scipy_on_golden_runs_of_many_evaluations() -> None:
+    random = np.random.default_rng(1)
+    curves = random.uniform(0.5, 0.9, (4, 10))
+    golden = [
+        Trajectory(points=tuple(ended_at(float(a)).points[0] for a in curve), validation_images=10_000)
+        for curve in curves
+    ]
+    ends = curves[:, -2:].mean(1)
+    # The least of a prediction interval: a t distribution, moved to the mean, scaled by s * sqrt(1 + 1 / n).
+    limit = stats.t(3, loc=ends.mean(), scale=ends.std(ddof=1) * np.sqrt(1 + 1 / 4)).ppf(0.01)
+    assert judge(golden[0], golden).verdicts[1].limit == pytest.approx(limit)
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=2, max_size=6),
+    st.floats(0, 1),
+    st.floats(0, 1),
+)
+def test_a_better_run_is_never_judged_worse(golden: list[float], a: float, b: float) -> None:
+    worse, better = (judge(ended_at(end), [ended_at(g) for g in golden]) for end in sorted((a, b)))
+    assert worse.kind == "silent corruption" or better.kind == "nothing"
+    for verdict in better.verdicts:
+        assert verdict.limit <= verdict.golden + 1e-12
+
+
+@given(st.lists(st.floats(0.3, 0.7), min_size=2, max_size=6), st.integers(2, 10_000))
+def test_more_validation_images_never_lower_the_limit(golden: list[float], images: int) -> None:
+    few, many = (
+        judge(ended_at(0.5, images=n), [ended_at(g) for g in golden]).verdicts[0].limit for n in (images - 1, images)
+    )
+    assert few <= many
+
+
+def test_a_crash_outranks_curves_as_good_as_golden() -> None:
+    run = replace(ended_at(0.8), crash=Crash(step=11, tensor="loss"))
+    outcome = judge(run, [ended_at(0.8)] * 3)
+    assert (outcome.kind, outcome.crash, outcome.verdicts) == ("crash", run.crash, ())
 
 
 def test_a_fault_free_run_is_called_corrupt_once_in_a_hundred() -> None:

@@ -27,7 +27,7 @@ from .._invalid import InvalidInput
 from ..fault import Fault
 from ..hardware import Array, swizzle_named
 from ..outcome import Outcome, Trajectory, judge
-from ..tasks import MODEL_FORMAT, DataSet, Recipe, Training, load_data
+from ..tasks import MODEL_FORMAT, DataSet, Recipe, check_batch_size, load_data
 from ._run import Run, execute, replacing
 
 
@@ -111,7 +111,7 @@ def train(
         raise InvalidInput(f"workers={workers} must be at least 1")
     _check_directory(experiment, out, resume=resume)
     # Downloads once, and says what is wrong before any run.
-    Training(experiment.recipe, load_data(experiment.recipe.data, folder=data_folder))
+    check_batch_size(experiment.recipe, load_data(experiment.recipe.data, folder=data_folder))
     _record(experiment, out)
     runs = experiment.runs()
     trajectories = _execute_all(runs, out, data_folder, workers or os.cpu_count() or 1, quiet=quiet)

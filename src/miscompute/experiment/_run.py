@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -167,6 +168,9 @@ class _Progress:
         if not path.exists():
             return
         try:
+            with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums and does not look at them
+                if archive.testzip() is not None:
+                    raise zipfile.BadZipFile
             checkpoint = torch.load(path, weights_only=True)
             stored = json.loads(checkpoint["identity"])
             trajectory = json.loads(checkpoint["trajectory"])

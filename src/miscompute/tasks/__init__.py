@@ -19,3 +19,4 @@ from ._recipe import Recipe as Recipe
 from ._recipe import recipe_for as recipe_for
 from ._training import Training as Training
 from ._training import accuracy as accuracy
+from ._training import check_batch_size as check_batch_size

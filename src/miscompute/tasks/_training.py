@@ -15,6 +15,15 @@ from ._recipe import OPTIMIZERS, SCHEDULES, Recipe
 _ORDER, _AUGMENTATION, _MODEL = range(3)
 
 
+def check_batch_size(recipe: Recipe, data: DataSet) -> None:
+    """Raise `InvalidInput` if there are fewer training images than a step wants."""
+    if recipe.batch_size > len(data.train_labels):
+        raise InvalidInput(
+            f"batch_size={recipe.batch_size} is more than the {len(data.train_labels)} training images of "
+            f"{data.name}; choose a smaller one"
+        )
+
+
 class Training:
     """A training under way: model, optimizer and the number of completed steps.
 
@@ -31,11 +40,7 @@ class Training:
     """
 
     def __init__(self, recipe: Recipe, data: DataSet) -> None:
-        if recipe.batch_size > len(data.train_labels):
-            raise InvalidInput(
-                f"batch_size={recipe.batch_size} is more than the {len(data.train_labels)} training images of "
-                f"{data.name}; choose a smaller one"
-            )
+        check_batch_size(recipe, data)
         self.recipe = recipe
         self.data = data
         self.model = build_model(
