@@ -7,3 +7,4 @@ a row of a table, not a class of its own.
 from ._format import FORMATS as FORMATS
 from ._format import Format as Format
 from ._format import format_named as format_named
+from ._format import integer as integer
