@@ -5,12 +5,23 @@ from collections.abc import Callable
 from collections.abc import Mapping as ReadOnlyDict
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final, get_args
 
 from .._invalid import InvalidInput
-from ..formats import Format, format_named
-from ._layer import Operand, Pass
+from ..formats import FORMATS, Format, format_named
+from ._layer import Layer, Operand, Pass
+from ._schedule import Schedule, schedule_of
 from ._swizzle import NoSwizzle, Swizzle, swizzle_named
+
+
+Stage = Literal["product", "node", "partial_sum", "accumulator", "output"]
+"""A word on the way from two operands to a result.
+
+``product``: one multiplier's; ``node``: the sum of some of a cell's products; ``partial_sum``: of all of them, what a
+cell puts out in a cycle; ``accumulator``: the running sum of partial sums; ``output``: the finished result.
+"""
+
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +53,9 @@ class Array(ABC):
         swizzle: how channels move over the lanes.
     """
 
+    im2col: ClassVar[bool] = False  # whether a convolution is computed as the matrix product `Layer.as_matmul`
+    adds_in_a_chain: ClassVar[bool] = False  # row after row; else in a binary tree of neighbours
+
     rows: int
     cols: int
     format: Format | None = None
@@ -64,6 +78,46 @@ class Array(ABC):
     @abstractmethod
     def stripes(self, pixels: int) -> tuple[range, ...]:
         """Split an image's result positions, in linear order, into stripes: runs with the weights held in place."""
+
+    @property
+    def depth(self) -> int:
+        """How many products a cell adds up in one cycle."""
+        return self.rows
+
+    def schedule(self, layer: Layer, pass_: Pass) -> Schedule:
+        """Lay a pass of a layer out in cycles."""
+        mapping = self.mapping(pass_)
+        return schedule_of(
+            layer,
+            pass_,
+            stationary=mapping.stationary,
+            cells=mapping.cell,
+            lanes=mapping.lane,
+            image=mapping.image,
+            cols=self.cols,
+            depth=self.depth,
+            split=self.stripes,
+        )
+
+    @abstractmethod
+    def node(self, row: int, level: int) -> range:
+        """Give the lanes whose products an adder node sums up.
+
+        Raises:
+            InvalidInput: if there is no such node.
+        """
+
+    @abstractmethod
+    def word(self, stage: Stage, format: Format) -> Format:
+        """Give the word of a stage when the operands are words of a format.
+
+        Raises:
+            InvalidInput: if the array's arithmetic in this format is not known.
+        """
+
+    def readers(self, cols: range) -> range:
+        """Give the cells that read the streaming registers of some cells."""
+        return cols
 
     def lanes(self, *, step: int, layer: int = 0, stripe: int = 0) -> tuple[int, ...]:
         """Give the lane of each channel of a block of ``rows`` channels (`Swizzle.lanes`)."""
@@ -126,6 +180,33 @@ class Nvdla(Array):
             stripes.append(range(start, start + length))
             start += length
         return tuple(stripes)
+
+    def node(self, row: int, level: int) -> range:
+        """Give the lanes that meet at the node of a level of the adder tree: 2 at level 1, all at the root.
+
+        >>> nvdla_small().node(5, 1), nvdla_small().node(5, 2)
+        (range(4, 6), range(4, 8))
+        """
+        width = 1 << level
+        if level < 1 or width > 2 * self.rows - 1:
+            top = (self.rows - 1).bit_length()
+            raise InvalidInput(f"level={level} is outside the adder tree of {self.rows} lanes (1..{top}; {top} is the root)")
+        first = row // width * width
+        return range(first, min(first + width, self.rows))
+
+    def word(self, stage: Stage, format: Format) -> Format:
+        """Give the word of a stage.
+
+        With int8 operands, as in the hardware: products of 18 bits, partial sums of 16 + log2(rows), an accumulator of
+        34 bits that saturates, an output of 32. With floating-point operands all are fp32: NVDLA's own fp16 arithmetic
+        is block floating point (`fp16_mac`), which a tensor's operands do not spell.
+        """
+        if format.is_float:
+            return FORMATS["fp32"]
+        if format.name.partition(":")[0] != "int8":
+            raise InvalidInput(f"format={format.name}: the widths of NVDLA's sums are known for int8 and floating point")
+        sums = 16 + (self.rows - 1).bit_length()
+        return _integer({"product": 18, "node": sums, "partial_sum": sums, "accumulator": 34, "output": 32}[stage])
 
 
 def nvdla(
@@ -193,3 +274,7 @@ def array_named(name: str, **options: Any) -> Array:
     if name.startswith("nvdla-") and x and rows.isdecimal() and cols.isdecimal():
         return nvdla(rows=int(rows), cols=int(cols), **options)
     raise InvalidInput(f"array={name!r} is unknown; choose one of {', '.join(ARRAYS)}, nvdla-ROWSxCOLS")
+
+
+def _integer(bits: int) -> Format:
+    return Format(name=f"int{bits}", bits=bits, exponent_bits=0, mantissa_bits=bits - 1)
