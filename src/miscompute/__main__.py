@@ -146,7 +146,7 @@ def lower(
     layers = trace(network, torch.zeros(recipe.batch_size, channels, 32, 32))
     place = array_named(array, grad_weight=grad_weight, swizzle=swizzle)
     parsed = parse_fault(fault)
-    parsed.effect.masks(place.format or MODEL_FORMAT)  # says so if a bit is outside
+    parsed.check(place, MODEL_FORMAT)  # says so if a bit is outside
     errors = lower_fault(parsed, place, layers, step=step)
     print(f"{parsed} on {array}, {recipe.model}, batch {recipe.batch_size}")
     width = None if sys.stdout.isatty() else 140  # in a file or a pipe, a row is a line

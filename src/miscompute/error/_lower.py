@@ -2,34 +2,29 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
-from .._invalid import InvalidInput
-from ..fault import Exposure, Fault
-from ..hardware import PASSES, Array, Layer, Pass
-from ._error import Error
+from ..fault import ElementExposure, Exposure, Fault, MemoryExposure, SumExposure, Transient
+from ..hardware import PASSES, Array, Conditions, Every, Layer, Operand, Pass
+from ._cycle import check_zeros, lower_cycle, rows_of
+from ._error import AnyError, Error, StoredError, SumError
 from ._region import Range, Region
 
-
-class _Every(NamedTuple):
-    """A condition on a channel's index: ``(index - first) mod step < width``."""
-
-    first: int
-    step: int
-    width: int = 1
+_T = TypeVar("_T", bound=Hashable)
 
 
 def lower(
     fault: Fault, array: Array, layer: Layer | Iterable[Layer], *, step: int = 0, passes: Sequence[Pass] = PASSES
-) -> tuple[Error, ...]:
+) -> tuple[AnyError, ...]:
     """Derive which tensor elements a fault on an array corrupts, in each pass of a layer or of several.
 
-    The rules are those of NVDLA's direct convolution (docs/architecture.md, "Lowering"), exact down to ragged channels
-    and groups: on lane c and cell k, a register of the stationary operand holds the elements with lane index
-    = c mod rows and cell index = k mod cols; one of the streaming operand holds those of lane c and is read by some
-    cells only.
+    The rules are exact down to ragged channels and groups (docs/architecture.md, "Lowering"): on lane c and cell k, a
+    register of the stationary operand holds the elements with lane index = c mod rows and cell index = k mod cols; one
+    of the streaming operand holds those of lane c and is read by some cells only. On an array that computes
+    convolutions by im2col, regions are those of the product of matrices (`Layer.as_matmul`).
 
     Args:
         fault: what is broken.
@@ -39,7 +34,8 @@ def lower(
         passes: the computations to lower for.
 
     Returns:
-        The errors, by layer and pass. Empty where nothing can be reached: ``ic <= c``, say.
+        The errors, by layer and pass: `Error` of an operand, `SumError` between operands and result, `StoredError` in
+        memory. Empty where nothing can be reached: ``ic <= c``, say.
 
     Raises:
         InvalidInput: if the site is not on the array, a bit not in its format, or there is no exact lowering.
@@ -53,46 +49,103 @@ def lower(
     grad_input weight [oc 1:24:8, ic 2:16:8, r 0:3, s 0:3]
     grad_weight grad_output [n 1:4:8, oc 2:24:8, oh 0:6, ow 0:6]
     """
+    fault.check(array)
     exposure = fault.site.exposure(rows=array.rows, cols=array.cols)
-    if array.format is not None:
-        fault.effect.masks(array.format)
+    effect = fault.site.acts(fault.effect)
+    if effect is None:
+        return ()
     layers = (layer,) if isinstance(layer, Layer) else tuple(layer)
+    fault = replace(fault, effect=effect)
+    if isinstance(exposure, MemoryExposure):
+        return tuple(_lower_memory(fault, exposure, layers))
     return tuple(
-        error for one in layers for pass_ in passes for error in _lower_pass(fault, exposure, array, one, pass_, step)
+        error
+        for one in layers
+        for pass_ in passes
+        for error in _lower_pass(fault, exposure, array, one.as_matmul() if array.im2col else one, pass_, step)
     )
 
 
+def _lower_memory(fault: Fault, exposure: MemoryExposure, layers: Sequence[Layer]) -> Iterator[AnyError]:
+    elements = Range(start=exposure.first, stop=exposure.first + exposure.length)
+    if exposure.store != "activation":
+        yield StoredError(
+            store=exposure.store,
+            name=exposure.name,
+            state=exposure.state,
+            elements=elements,
+            effect=fault.effect,
+            timing=fault.timing,
+        )
+        return
+    for layer in layers:
+        if layer.name == exposure.name:
+            yield from _flat(fault, layer, "grad_weight", "input", elements)
+
+
 def _lower_pass(
+    fault: Fault,
+    exposure: Exposure | SumExposure | ElementExposure,
+    array: Array,
+    layer: Layer,
+    pass_: Pass,
+    step: int,
+) -> Iterator[Error | SumError]:
+    timing = fault.timing
+    if isinstance(exposure, ElementExposure):
+        elements = Range(start=exposure.first, stop=exposure.first + exposure.length)
+        yield from _flat(fault, layer, pass_, exposure.of, elements)
+    elif isinstance(timing, Transient) and timing.cycle is not None:
+        if (timing.layer, timing.pass_) == (layer.name, pass_):
+            yield from lower_cycle(fault, timing, exposure, array, layer, step)
+    elif isinstance(exposure, SumExposure):
+        yield from _lower_sum(fault, exposure, array, layer, pass_, step)
+    else:
+        yield from _lower_operand(fault, exposure, array, layer, pass_, step)
+
+
+def _flat(fault: Fault, layer: Layer, pass_: Pass, of: Operand | Literal["result"], elements: Range) -> Iterator[Error]:
+    """Corrupt elements that count in the order of memory, as many of them as there are."""
+    if of != "result" and of not in _OPERANDS_OF[pass_]:
+        return
+    size = math.prod(layer.result(pass_).values()) if of == "result" else layer.elements(of)
+    region = Region(dims=("element",), ranges=(replace(elements, stop=min(elements.stop, size)),))
+    if region.elements:
+        yield Error(
+            layer=layer.name,
+            pass_=pass_,
+            operand=of,
+            region=region,
+            effect=fault.effect,
+            spares_zeros=False,
+            results=None,
+            timing=fault.timing,
+        )
+
+
+_OPERANDS_OF: Mapping[Pass, tuple[Operand, Operand]] = {
+    "forward": ("weight", "input"),
+    "grad_input": ("weight", "grad_output"),
+    "grad_weight": ("input", "grad_output"),
+}
+
+
+def _lower_operand(
     fault: Fault, exposure: Exposure, array: Array, layer: Layer, pass_: Pass, step: int
 ) -> Iterator[Error]:
     mapping = array.mapping(pass_)
     spares_zeros = exposure.behind_zero_detector and array.zero_gate
-    if layer.groups > 1 and not spares_zeros and mapping.stationary == "weight" and exposure.operand == "stationary":
-        raise InvalidInput(
-            f"site {fault.site} of layer {layer.name!r} corrupts zeros between its groups={layer.groups}, which a "
-            "grouped convolution does not compute; expand the layer to a dense one"
-        )
-    if exposure.operand == "streaming" and not spares_zeros and not layer.is_pointwise:
-        raise InvalidInput(
-            f"site {fault.site} of layer {layer.name!r} corrupts padding and inserted zeros, which are in no tensor, "
-            "on an array without a zero gate; only linear and pointwise layers can be lowered there"
-        )
-    cells = {mapping.cell: _Every(exposure.cols.start, array.cols, len(exposure.cols))}
-    if len(exposure.cols) == array.cols:
-        cells = {}
+    check_zeros(fault, exposure, array, layer, mapping)
     operand = mapping.stationary if exposure.operand == "stationary" else mapping.streaming
     operand_shape = dict(zip(layer.dims(operand), layer.shape(operand), strict=True))
-    for residue, seen in _residues(array, layer, pass_, exposure.row, step):
-        lanes = {mapping.lane: _Every(residue, array.rows)}
-        if exposure.operand == "stationary":
-            regions = _regions(layer, operand_shape, lanes | cells)
-        else:
-            regions = _regions(layer, operand_shape, lanes)
-        if seen is None and (exposure.operand == "stationary" or not cells):
-            results: list[Region | None] = [None]
-        else:
-            results = list(_results(layer, pass_, cells, seen))
-        for region in regions:
+    row = min(exposure.row, array.depth - 1)
+    for residue, seen in _dealings(array, layer, pass_, step, lambda lanes: lanes.index(row)):
+        lane = Every(residue, array.depth)
+        elements, readers = array.reach(mapping, exposure.operand, lane=lane, row=exposure.row, cols=exposure.cols)
+        results: list[Region | None] = [None]
+        if seen is not None or readers:
+            results = list(_results(layer, pass_, readers, seen))
+        for region in _regions(layer, operand_shape, elements):
             for result in results:
                 yield Error(
                     layer=layer.name,
@@ -106,18 +159,54 @@ def _lower_pass(
                 )
 
 
+def _lower_sum(
+    fault: Fault, exposure: SumExposure, array: Array, layer: Layer, pass_: Pass, step: int
+) -> Iterator[SumError]:
+    cells = array.cells(array.mapping(pass_), exposure.row, range(exposure.col, exposure.col + 1))
+    rows = rows_of(exposure, array)
+    for lanes, seen in _dealings(array, layer, pass_, step, lambda lanes: lanes):
+        for results in _results(layer, pass_, cells, _at_address(exposure.address, array, layer, pass_, seen)):
+            yield SumError(
+                layer=layer.name,
+                pass_=pass_,
+                stage=exposure.stage,
+                results=results,
+                rows=rows,
+                lanes=lanes,
+                operations=None,
+                effect=fault.effect,
+                timing=fault.timing,
+            )
+
+
+def _at_address(address: int | None, array: Array, layer: Layer, pass_: Pass, seen: "_Seen | None") -> "_Seen | None":
+    """Keep of what is seen the positions with one index in their stripe."""
+    if address is None:
+        return seen
+    sizes = layer.result(pass_)
+    of = "pixel" if layer.size else array.mapping(pass_).image
+    there = [
+        range(stripe.start + address, stripe.start + address + 1)
+        for stripe in array.stripes(sizes[of])
+        if address < len(stripe) and (seen is None or any(stripe.start in set(run) for run in seen.positions))
+    ]
+    return _Seen(seen.image if seen else {}, of, tuple(_runs(there)) if there else ())
+
+
 class _Seen(NamedTuple):
     """Results computed in some stripes: of certain images, at certain runs of positions (dimension ``of``)."""
 
-    image: dict[str, _Every]
+    image: dict[str, Every]
     of: str
     positions: tuple[Range, ...]
 
 
-def _residues(array: Array, layer: Layer, pass_: Pass, row: int, step: int) -> Iterator[tuple[int, _Seen | None]]:
-    """Give which channel of each block of ``rows`` sits on the faulty lane, and in which stripes (None: all)."""
+def _dealings(
+    array: Array, layer: Layer, pass_: Pass, step: int, look: Callable[[tuple[int, ...]], _T]
+) -> Iterator[tuple[_T, _Seen | None]]:
+    """Give what is looked at in the lanes of a block's channels, and in which stripes it is so (None: in all)."""
     if not array.swizzle.per_stripe:
-        yield array.lanes(step=step, layer=layer.index).index(row), None
+        yield look(array.lanes(step=step, layer=layer.index)), None
         return
     image = array.mapping(pass_).image
     if layer.size:
@@ -128,12 +217,11 @@ def _residues(array: Array, layer: Layer, pass_: Pass, row: int, step: int) -> I
         sizes = {"n": layer.n, "ic": layer.ic, "oc": layer.oc}
         of, stripes, period = image, array.stripes(sizes[image]), 1
     for first in range(period):
-        by_residue = defaultdict(list)
+        alike = defaultdict(list)
         for number, stripe in enumerate(stripes):
-            lanes = array.lanes(step=step, layer=layer.index, stripe=first * len(stripes) + number)
-            by_residue[lanes.index(row)].append(stripe)
-        for residue, met in by_residue.items():
-            yield residue, _Seen({image: _Every(first, period)} if period > 1 else {}, of, tuple(_runs(met)))
+            alike[look(array.lanes(step=step, layer=layer.index, stripe=first * len(stripes) + number))].append(stripe)
+        for dealt, met in alike.items():
+            yield dealt, _Seen({image: Every(first, period)} if period > 1 else {}, of, tuple(_runs(met)))
 
 
 def _runs(stripes: Sequence[range]) -> Iterator[Range]:
@@ -149,27 +237,27 @@ def _runs(stripes: Sequence[range]) -> Iterator[Range]:
         yield from _runs(rest)
 
 
-def _results(layer: Layer, pass_: Pass, cells: dict[str, _Every], seen: _Seen | None) -> Iterator[Region]:
+def _results(layer: Layer, pass_: Pass, cells: Conditions, seen: _Seen | None) -> Iterator[Region]:
     sizes = layer.result(pass_)
     if seen is None:
         yield from _regions(layer, sizes, cells)
         return
     for positions in seen.positions:
-        for region in _regions(layer, sizes, cells | seen.image):
+        for region in _regions(layer, sizes, {**cells, **seen.image}):
             ranges = tuple(
                 positions if dim == seen.of else range_ for dim, range_ in zip(region.dims, region.ranges, strict=True)
             )
             yield Region(dims=region.dims, ranges=ranges)
 
 
-def _regions(layer: Layer, sizes: Mapping[str, int], conditions: Mapping[str, _Every]) -> Iterator[Region]:
+def _regions(layer: Layer, sizes: Mapping[str, int], conditions: Mapping[str, Every]) -> Iterator[Region]:
     """Give the elements whose channel indices, counted over the whole layer, meet the conditions.
 
     Where a tensor's channels are split by group, index ``i`` of group ``g`` is channel ``g * size + i``, so the pattern
     within a group shifts from group to group and comes back after ``period`` groups.
     """
     if "group" not in sizes:
-        groups: Iterable[tuple[dict[str, Range], Mapping[str, _Every]]] = [({}, conditions)]
+        groups: Iterable[tuple[dict[str, Range], Mapping[str, Every]]] = [({}, conditions)]
     else:
         ones = [
             dict(zip(conditions, combination, strict=True))
@@ -180,7 +268,7 @@ def _regions(layer: Layer, sizes: Mapping[str, int], conditions: Mapping[str, _E
             for one in ones
             for period in [math.lcm(*(e.step // math.gcd(e.step, sizes[d]) for d, e in one.items()))]
             for first in range(min(period, layer.groups))
-            for shifted in [{d: _Every((e.first - first * sizes[d]) % e.step, e.step) for d, e in one.items()}]
+            for shifted in [{d: Every((e.first - first * sizes[d]) % e.step, e.step) for d, e in one.items()}]
         ]
     for ranges, every in groups:
         region = Region(
@@ -198,12 +286,12 @@ def _regions(layer: Layer, sizes: Mapping[str, int], conditions: Mapping[str, _E
             yield region
 
 
-def _single(every: _Every) -> list[_Every]:
+def _single(every: Every) -> list[Every]:
     """Split a condition into conditions of width 1, which shift to another group without breaking."""
-    return [_Every((every.first + offset) % every.step, every.step) for offset in range(every.width)]
+    return [Every((every.first + offset) % every.step, every.step) for offset in range(every.width)]
 
 
-def _product(choices: Sequence[Sequence[_Every]]) -> Iterator[tuple[_Every, ...]]:
+def _product(choices: Sequence[Sequence[Every]]) -> Iterator[tuple[Every, ...]]:
     if not choices:
         yield ()
         return

@@ -47,8 +47,7 @@ class Experiment:
     def __post_init__(self) -> None:
         if self.golden_seeds < 2:
             raise InvalidInput(f"golden_seeds={self.golden_seeds} must be at least 2: one run has no spread")
-        self.fault.site.exposure(rows=self.array.rows, cols=self.array.cols)
-        self.fault.effect.masks(self.array.format or MODEL_FORMAT)  # says so if a bit is outside
+        self.fault.check(self.array, MODEL_FORMAT)  # says so if a bit is outside
         for swizzle in self.swizzles:
             swizzle_named(swizzle)
         if len(set(self.swizzles)) < len(self.swizzles):

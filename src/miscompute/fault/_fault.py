@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ..formats import Format
+from ..hardware import Array
 from ._effect import Effect
 from ._site import Site
 from ._timing import PERMANENT, Timing
@@ -19,6 +21,18 @@ class Fault:
     site: Site
     effect: Effect
     timing: Timing = PERMANENT
+
+    def check(self, array: Array, format: Format | None = None) -> None:
+        """Raise `InvalidInput` unless the site is on the array and the effect fits the words there.
+
+        Args:
+            array: the array.
+            format: the number format of the operands, if the array does not say one. None: bits are not checked.
+        """
+        self.site.exposure(rows=array.rows, cols=array.cols)
+        known = array.format or format
+        if known is not None:
+            self.site.check(self.effect, array, known)
 
     def __str__(self) -> str:
         timing = "" if self.timing == PERMANENT else f" {self.timing}"

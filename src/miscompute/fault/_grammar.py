@@ -2,11 +2,15 @@
 
 ::
 
-    fault  = SITE "[" index { "," index } "]"  effect  [ timing ]
+    fault  = SITE "[" index { "," index } "]"  effect [ "when" MASK "is" PATTERN ]  [ timing ]
     effect = "bit" N "stuck-at" ( "0" | "1" )  |  ( "bit" | "bits" ) N { "," N } "flip"
+           | "set-to" VALUE | ( "random-word" | "random-finite" ) "seed" N
+           | "random-flips" "seed" N [ "weights" W { "," W } ] | "moved" "by" N
     timing = "permanent"
-           | "transient" "step" N [ "pass" PASS ] [ "layer" NAME ]
+           | "transient" "step" N [ "pass" PASS ] [ "layer" NAME ] [ "cycle" N ] [ "until" ( "cycle" | "reload" ) ]
            | "intermittent" "on" N "off" N [ "start" N ]
+           | "bursts" "mean_on" X "mean_off" X "seed" N | "duty-cycle" "part" X "seed" N
+           | "arrivals" "faults_per_step" X "seed" N
 
 SITE is a key of `SITES`. Words are separated by blanks, which may also stand around a site's brackets and indices;
 ``str(fault)`` parses back to an equal fault.
@@ -14,15 +18,19 @@ SITE is a key of `SITES`. Words are separated by blanks, which may also stand ar
 
 import dataclasses
 import re
-from collections.abc import Iterator
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, NoReturn, TypeVar
 
 from .._invalid import InvalidInput
 from ..hardware import PASSES
-from ._effect import EFFECTS, Effect
+from ._effect import EFFECTS, WORD_EFFECTS, Effect, When
 from ._fault import Fault
-from ._site import SITES, Site
+from ._site import Site
+from ._sites import SITES
 from ._timing import PERMANENT, TIMINGS, Timing
+
+_T = TypeVar("_T")
 
 
 class _Words:
@@ -53,9 +61,20 @@ class _Words:
             marked = f"{self._text[: match.start()]}>>{match.group()}<<{self._text[match.end() :]}"
         raise InvalidInput(f"fault: {problem}: {marked.strip()}")
 
+    def next(self) -> str | None:
+        """Look at the next word without reading it."""
+        return self._matches[self._next].group() if self.left() else None
+
+    def value(self, wanted: str, kind: Callable[[str], _T]) -> _T:
+        word = self.read(wanted)
+        try:
+            return kind(word)
+        except ValueError:
+            self.fail(f"expected {wanted}, a number")
+
     def number(self, wanted: str) -> int:
         word = self.read(wanted)
-        if not re.fullmatch(r"[0-9]+", word):
+        if not re.fullmatch(r"-?[0-9]+", word):
             self.fail(f"expected {wanted}, a number")
         return int(word)
 
@@ -86,15 +105,33 @@ def _site(words: _Words) -> Site:
     if not match or match[1] not in SITES:
         words.fail(f"expected a site with its place in brackets, one of {', '.join(SITES)}")
     spelling = SITES[match[1]]
-    indices = [index.strip() for index in match[2].split(",")]
-    if len(indices) != len(spelling.indices) or not all(re.fullmatch(r"[0-9]+", index) for index in indices):
+    given = [index.strip() for index in match[2].split(",")]
+    fields = spelling.indices[: len(given)]
+    if not len(spelling.indices) - spelling.optional <= len(given) <= len(spelling.indices) or not all(
+        index if field in ("name", "state") else re.fullmatch(r"[0-9]+", index)
+        for field, index in zip(fields, given, strict=True)
+    ):
         words.fail(f"expected {match[1]}[{','.join(spelling.indices)}] with numbers")
-    return spelling.build(**dict(zip(spelling.indices, map(int, indices), strict=True)))
+    indices = {f: index if f in ("name", "state") else int(index) for f, index in zip(fields, given, strict=True)}
+    with _pointing(words):
+        return spelling.build(**indices)
 
 
 def _effect(words: _Words) -> Effect:
-    if words.read("'bit'") not in ("bit", "bits"):
-        words.fail("expected 'bit' or 'bits'")
+    first = words.read("'bit'")
+    effect = _bit_effect(words) if first in ("bit", "bits") else _word_effect(words, first)
+    if words.next() != "when":
+        return effect
+    words.read("when")
+    mask = words.number("a mask")
+    if words.read("'is'") != "is":
+        words.fail("expected 'is'")
+    pattern = words.number("a pattern")
+    with _pointing(words):
+        return When(effect=effect, mask=mask, pattern=pattern)
+
+
+def _bit_effect(words: _Words) -> Effect:
     bits = words.read("a bit")
     if not re.fullmatch(r"[0-9]+(,[0-9]+)*", bits):
         words.fail("expected a bit number, or several with commas between")
@@ -106,34 +143,62 @@ def _effect(words: _Words) -> Effect:
         return EFFECTS[verb](tuple(map(int, bits.split(","))), value)
 
 
+def _word_effect(words: _Words, verb: str) -> Effect:
+    if verb not in WORD_EFFECTS:
+        words.fail(f"expected 'bit', 'bits', {' or '.join(map(repr, WORD_EFFECTS))}")
+    build = WORD_EFFECTS[verb]
+    if verb == "set-to":
+        value = words.value("a value", float)
+        with _pointing(words):
+            return build(value=value)
+    return _built(words, verb, build, _fields(build))
+
+
 def _timing(words: _Words) -> Timing:
     if not words.left():
         return PERMANENT
     kind = words.read("")
     if kind not in TIMINGS:
         words.fail(f"expected {', '.join(TIMINGS)} or the end")
-    timing = TIMINGS[kind]
-    fields = {field.name.rstrip("_"): field for field in _fields(timing)}
-    values: dict[str, int | str] = {}
+    return _built(words, kind, TIMINGS[kind], _fields(TIMINGS[kind]))
+
+
+def _built(words: _Words, kind: str, build: Callable[..., _T], known: Iterator[dataclasses.Field[Any]]) -> _T:
+    """Read the fields of a value, each by its name, in any order, until a word is none of them."""
+    fields = {field.name.rstrip("_"): field for field in known}
+    values: dict[str, Any] = {}
     while words.left():
-        name = words.read("")
         left = [word for word, field in fields.items() if field.name not in values]
-        if name not in left:
-            words.fail(f"expected {' or '.join(left) or 'the end'}")
-        is_number = fields[name].type is int
-        values[fields[name].name] = words.number(name) if is_number else words.read(name)
+        if words.next() not in left:
+            if build in TIMINGS.values():
+                words.read("")
+                words.fail(f"expected {' or '.join(left) or 'the end'}")
+            break
+        name = words.read("")
+        read = _READERS.get(fields[name].type, _Words.read)
+        values[fields[name].name] = read(words, name)
         if name == "pass" and values["pass_"] not in PASSES:
             words.fail(f"expected a pass, one of {', '.join(PASSES)}")
     for name, field in fields.items():
         if field.default is dataclasses.MISSING and field.name not in values:
             words.fail(f"{kind} needs '{name} N', missing at the end")
     with _pointing(words):
-        return timing(**values)
+        return build(**values)
 
 
-def _fields(timing: type[Timing]) -> Iterator[dataclasses.Field[object]]:
-    assert dataclasses.is_dataclass(timing)
-    yield from dataclasses.fields(timing)
+_READERS: Mapping[Any, Callable[[_Words, str], Any]] = {
+    int: _Words.number,
+    int | None: _Words.number,
+    float: lambda words, name: words.value(name, float),
+    tuple[float, ...]: lambda words, name: words.value(name, lambda text: tuple(map(float, text.split(",")))),
+}
+"""How a field is read, by its type; as a word, where its type is not here."""
+
+
+def _fields(build: Any) -> Iterator[dataclasses.Field[Any]]:
+    """Give the fields of a value that a fault string spells: those that its builder has not set."""
+    kind, fixed = (build.func, build.keywords) if isinstance(build, partial) else (build, {})
+    return (field for field in dataclasses.fields(kind) if field.name not in fixed and field.type is not bool)
 
 
 class _pointing:  # noqa: N801

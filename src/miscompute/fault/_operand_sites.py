@@ -7,7 +7,8 @@ from .._invalid import InvalidInput
 from ..formats import Format
 from ..hardware import Array
 from ._effect import ZERO, Effect, Flip, StuckAt
-from ._site import Exposure, Site, check_place
+from ._exposure import Exposure
+from ._site import Site, check_place
 
 
 def _half(col: int, cols: int) -> range:

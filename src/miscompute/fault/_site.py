@@ -1,52 +1,19 @@
 """What a place in an array is: which words it holds, and what they feed."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Literal
 
 from .._invalid import InvalidInput
 from ..formats import Format
-from ..hardware import Array, Stage
+from ..hardware import Array
 from ._effect import Effect
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exposure:
-    """An operand's word that is faulty, and what it feeds, in the terms of any array.
-
-    A word of the ``stationary`` operand belongs to lane ``row`` and cells ``cols``; a word of the ``streaming`` operand
-    belongs to lane ``row`` and is read by cells ``cols`` only. ``behind_zero_detector`` words have already been found
-    zero or not: where the array gates zeros, a zero cannot be corrupted there. ``of_one_load`` words cross the place
-    once, on their way to be held in one cell.
-    """
-
-    operand: Literal["stationary", "streaming"]
-    row: int
-    cols: range
-    behind_zero_detector: bool
-    of_one_load: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class SumExposure:
-    """A word on the way to a result that is faulty: which stage, of which cell.
-
-    ``row`` and ``level`` say which multiplier or adder node; ``address`` which entry of the accumulator's memory, one
-    for each position of a stripe (None: all).
-    """
-
-    stage: Stage
-    col: int
-    row: int = 0
-    level: int = 0
-    address: int | None = None
+from ._exposure import AnyExposure, SumExposure
 
 
 class Site(ABC):
     """A place in the hardware that holds or carries a word."""
 
     @abstractmethod
-    def exposure(self, *, rows: int, cols: int) -> Exposure | SumExposure:
+    def exposure(self, *, rows: int, cols: int) -> AnyExposure:
         """Say what the word feeds on an array of this size.
 
         Raises:

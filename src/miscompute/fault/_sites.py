@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 from ._operand_sites import ActivationRegister, OperandValid, WeightBus, WeightRegister
 from ._site import Site
+from ._stored_sites import Elements, Memory
 from ._sum_sites import Accumulator, AdderNode, CellOutput, FinalOutput, Product
 
 
 class Spelling(NamedTuple):
     """How a fault string spells a site: ``word[index,...]``, the indices being the named fields of the site.
 
-    The last ``optional`` of them may be left out.
+    The last ``optional`` of them may be left out. All are numbers but ``name`` and ``state``.
     """
 
     build: Callable[..., Site]
@@ -39,6 +40,17 @@ SITES: Mapping[str, Spelling] = MappingProxyType(
         "accumulator-pe": Spelling(Accumulator, ("row", "col")),
         "accumulator-entry": Spelling(Accumulator, ("address", "col")),
         "output": Spelling(FinalOutput, ("col",)),
+        "weight-memory": Spelling(partial(Memory, store="weight"), ("name", "index", "length"), optional=1),
+        "gradient-memory": Spelling(partial(Memory, store="gradient"), ("name", "index", "length"), optional=1),
+        "optimizer-memory": Spelling(
+            partial(Memory, store="optimizer"), ("name", "state", "index", "length"), optional=1
+        ),
+        "statistics-memory": Spelling(partial(Memory, store="statistics"), ("name", "index", "length"), optional=1),
+        "activation-memory": Spelling(partial(Memory, store="activation"), ("name", "index", "length"), optional=1),
+        "weight-elements": Spelling(partial(Elements, of="weight"), ("first", "length")),
+        "input-elements": Spelling(partial(Elements, of="input"), ("first", "length")),
+        "grad-output-elements": Spelling(partial(Elements, of="grad_output"), ("first", "length")),
+        "result-elements": Spelling(partial(Elements, of="result"), ("first", "length")),
     }
 )
 """Every site, by its word in fault strings."""

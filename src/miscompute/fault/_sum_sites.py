@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import final
 
 from .._invalid import InvalidInput
-from ._site import Site, SumExposure, check_place
+from ._exposure import SumExposure
+from ._site import Site, check_place
 
 
 @final

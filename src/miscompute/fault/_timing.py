@@ -1,10 +1,15 @@
 """When a fault is active, in optimizer steps."""
 
+import math
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
-from typing import final
+from typing import Literal, final
+
+import numpy as np
 
 from .._invalid import InvalidInput
 from ..hardware import PASSES, Pass
@@ -41,19 +46,34 @@ PERMANENT = Permanent()
 @final
 @dataclass(frozen=True, kw_only=True)
 class Transient(Timing):
-    """During one optimizer step, optionally in one pass and in one layer only.
+    """During one optimizer step, optionally in one pass and in one layer only, and there in one cycle only.
 
-    A weight gradient of step 7 is computed while 7 steps are completed: ``step=7``.
+    A weight gradient of step 7 is computed while 7 steps are completed: ``step=7``. Cycles count the atomic operations
+    of one execution of the pass, from 0 (`Array.schedule`): at a site inside the array, one cycle touches one product,
+    partial sum or result a cell. ``until="reload"`` is the upset of a register, which keeps the wrong word from that
+    cycle on until it is loaded anew.
 
-    >>> str(Transient(step=7, pass_="grad_input", layer="features.0"))
-    'transient step 7 pass grad_input layer features.0'
+    >>> str(Transient(step=7, pass_="grad_input", layer="features.0", cycle=12))
+    'transient step 7 pass grad_input layer features.0 cycle 12'
     """
 
     step: int
     pass_: Pass | None = None
     layer: str | None = None
+    cycle: int | None = None
+    until: Literal["cycle", "reload"] = "cycle"
 
     def __post_init__(self) -> None:
+        if self.cycle is not None and (self.pass_ is None or self.layer is None):
+            raise InvalidInput(
+                f"cycle={self.cycle} of Transient needs a pass and a layer: cycles count within one pass"
+            )
+        if self.cycle is not None and self.cycle < 0:
+            raise InvalidInput(f"cycle={self.cycle} of Transient must not be negative; the first cycle is 0")
+        if self.until not in ("cycle", "reload"):
+            raise InvalidInput(f"until={self.until!r} of Transient is unknown; choose one of cycle, reload")
+        if self.until == "reload" and self.cycle is None:
+            raise InvalidInput("until='reload' of Transient needs the cycle in which the register is upset")
         if self.step < 0:
             raise InvalidInput(f"step={self.step} of Transient must not be negative; the first step is 0")
         if self.pass_ is not None and self.pass_ not in PASSES:
@@ -68,7 +88,9 @@ class Transient(Timing):
     def __str__(self) -> str:
         pass_ = f" pass {self.pass_}" if self.pass_ else ""
         layer = f" layer {self.layer}" if self.layer else ""
-        return f"transient step {self.step}{pass_}{layer}"
+        cycle = f" cycle {self.cycle}" if self.cycle is not None else ""
+        until = " until reload" if self.until == "reload" else ""
+        return f"transient step {self.step}{pass_}{layer}{cycle}{until}"
 
 
 @final
@@ -99,7 +121,110 @@ class Intermittent(Timing):
         return f"intermittent on {self.on} off {self.off}" + (f" start {self.start}" if self.start else "")
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class Bursts(Timing):
+    """A two-state intermittent fault: present for ``mean_on`` steps on average, absent for ``mean_off``, and so on.
+
+    The lengths are geometric: in each step the state changes with probability 1 / mean. It starts absent. Source: the
+    two-state (Gilbert) model of intermittent faults.
+
+    >>> burst = Bursts(mean_on=2, mean_off=3, seed=1)
+    >>> [burst.active(step=s, pass_="forward", layer="fc") for s in range(8)]
+    [False, False, True, False, True, True, True, False]
+    """
+
+    mean_on: float
+    mean_off: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.mean_on < math.inf and 1 <= self.mean_off < math.inf) or self.seed < 0:
+            raise InvalidInput(
+                f"Bursts needs finite mean_on >= 1 and mean_off >= 1 steps and seed >= 0, not mean_on={self.mean_on}, "
+                f"mean_off={self.mean_off}, seed={self.seed}"
+            )
+
+    def active(self, *, step: int, pass_: Pass, layer: str) -> bool:
+        """Hold in the bursts."""
+        return _changes_until(self, step) % 2 == 1
+
+    def __str__(self) -> str:
+        return f"bursts mean_on {self.mean_on!r} mean_off {self.mean_off!r} seed {self.seed}"
+
+
+@lru_cache(maxsize=64)
+def _bursts(timing: Bursts) -> tuple[np.random.Generator, list[int]]:
+    return np.random.default_rng(timing.seed), [0]
+
+
+def _changes_until(timing: Bursts, step: int) -> int:
+    """Count the changes of state up to a step; their steps are drawn in order and kept."""
+    generator, changes = _bursts(timing)
+    while changes[-1] <= step:
+        mean = timing.mean_on if len(changes) % 2 == 0 else timing.mean_off
+        changes.append(changes[-1] + int(generator.geometric(1 / mean)))
+    return bisect_right(changes, step) - 1
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DutyCycle(Timing):
+    """An intermittent fault that is present in a given part of the executions, each drawn by itself.
+
+    An execution is one pass of one layer in one step; ``part`` is the probability that it is hit.
+    """
+
+    part: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.part <= 1 or self.seed < 0:
+            raise InvalidInput(f"DutyCycle needs 0 < part <= 1 and seed >= 0, not part={self.part}, seed={self.seed}")
+
+    def active(self, *, step: int, pass_: Pass, layer: str) -> bool:
+        """Hold in that part of the executions."""
+        key = (self.seed, step, PASSES.index(pass_), *layer.encode())
+        return bool(np.random.default_rng(key).random() < self.part)
+
+    def __str__(self) -> str:
+        return f"duty-cycle part {self.part!r} seed {self.seed}"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Arrivals(Timing):
+    """Transients that arrive at random, at a rate: each step is hit with probability 1 - exp(-faults_per_step).
+
+    `miscompute.analysis` converts FIT and device-hours to faults a step.
+    """
+
+    faults_per_step: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.faults_per_step < math.inf or self.seed < 0:
+            raise InvalidInput(
+                f"Arrivals needs finite faults_per_step > 0 and seed >= 0, not faults_per_step={self.faults_per_step}, "
+                f"seed={self.seed}"
+            )
+
+    def active(self, *, step: int, pass_: Pass, layer: str) -> bool:
+        """Hold in the steps that are hit."""
+        return bool(np.random.default_rng((self.seed, step)).random() < -math.expm1(-self.faults_per_step))
+
+    def __str__(self) -> str:
+        return f"arrivals faults_per_step {self.faults_per_step!r} seed {self.seed}"
+
+
 TIMINGS: Mapping[str, type[Timing]] = MappingProxyType(
-    {"permanent": Permanent, "transient": Transient, "intermittent": Intermittent}
+    {
+        "permanent": Permanent,
+        "transient": Transient,
+        "intermittent": Intermittent,
+        "bursts": Bursts,
+        "duty-cycle": DutyCycle,
+        "arrivals": Arrivals,
+    }
 )
 """Every timing, by its word in fault strings; the words after it are the names of its fields, each with a value."""

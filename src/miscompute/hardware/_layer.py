@@ -131,3 +131,24 @@ class Layer:
                 dims = dict(zip(self.dims("weight"), self.shape("weight"), strict=True))
                 spatial = tuple(dims.pop(dim) for dim in _KERNEL_DIMS[len(self.kernel)])
         return {**dims, "pixel": math.prod(spatial)} if spatial else dims
+
+    def as_matmul(self) -> "Layer":
+        """Give the matrix product that im2col makes of a convolution; a linear layer is one already.
+
+        Every position of the output is a row of ``ic * taps`` input words, ordered by input channel and then kernel
+        position: (n * pixels, ic / groups * taps) by (ic / groups * taps, oc / groups). A grouped convolution makes one
+        product a group, all of this shape.
+
+        >>> conv = Layer(name="c", n=4, ic=3, oc=8, size=(9, 9), kernel=(3, 3))
+        >>> conv.as_matmul()
+        Layer(name='c', n=196, ic=27, oc=8, size=(), kernel=(), stride=(), padding=(), dilation=(), groups=1, index=0)
+        """
+        if not self.size:
+            return self
+        return Layer(
+            name=self.name,
+            n=self.n * math.prod(self.out_size),
+            ic=self.ic // self.groups * math.prod(self.kernel),
+            oc=self.oc // self.groups,
+            index=self.index,
+        )

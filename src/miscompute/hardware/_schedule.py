@@ -95,7 +95,7 @@ class Schedule:
         return before * self.operations + operation * len(stripe) + moment.pixel - stripe.start
 
     def stripe_of(self, pixel: int) -> int:
-        """Number the stripe that a position belongs to."""
+        """Give the number of the stripe that a position belongs to."""
         return next(number for number, stripe in enumerate(self.stripes) if pixel in stripe)
 
 

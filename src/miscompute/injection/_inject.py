@@ -145,9 +145,7 @@ class Injection:
     """An injection under way: what `inject` gives. Its `log` stays readable afterwards."""
 
     def __init__(self, model: nn.Module, fault: Fault, *, array: Array, step: int = 0) -> None:
-        fault.site.exposure(rows=array.rows, cols=array.cols)
-        if array.format is not None:
-            fault.effect.masks(array.format)
+        fault.check(array)
         self.log = Log()
         self._fault = fault
         self._array = array

@@ -1,0 +1,126 @@
+"""Faults of one cycle: one product, one partial sum, or one word for the rest of its stripe."""
+
+from collections.abc import Iterator
+
+from .._invalid import InvalidInput
+from ..fault import Exposure, Fault, SumExposure, Transient
+from ..hardware import Array, Layer, Mapping, Pass, product_at
+from ._error import Error, SumError
+from ._region import Range, Region
+
+
+def check_zeros(fault: Fault, exposure: Exposure, array: Array, layer: Layer, mapping: Mapping) -> None:
+    """Refuse a fault that corrupts zeros which are in no tensor."""
+    if exposure.behind_zero_detector and array.zero_gate:
+        return
+    if layer.groups > 1 and mapping.stationary == "weight" and exposure.operand == "stationary":
+        raise InvalidInput(
+            f"site {fault.site} of layer {layer.name!r} corrupts zeros between its groups={layer.groups}, which a "
+            "grouped convolution does not compute; expand the layer to a dense one"
+        )
+    if exposure.operand == "streaming" and not layer.is_pointwise:
+        raise InvalidInput(
+            f"site {fault.site} of layer {layer.name!r} corrupts padding and inserted zeros, which are in no tensor, "
+            "on an array without a zero gate; only linear and pointwise layers can be lowered there"
+        )
+
+
+def rows_of(exposure: SumExposure, array: Array) -> range | None:
+    """Give the lanes whose products meet at a place; None where it is those of a whole cell."""
+    if exposure.stage == "product":
+        row = min(exposure.row, array.depth - 1)
+        return range(row, row + 1)
+    return array.node(exposure.row, exposure.level) if exposure.stage == "node" else None
+
+
+def lower_cycle(
+    fault: Fault, timing: Transient, exposure: Exposure | SumExposure, array: Array, layer: Layer, step: int
+) -> Iterator[Error | SumError]:
+    """Derive what a fault corrupts in one cycle, or from one cycle on until its register is reloaded."""
+    assert timing.cycle is not None
+    assert timing.pass_ is not None
+    pass_, mapping, schedule = timing.pass_, array.mapping(timing.pass_), array.schedule(layer, timing.pass_)
+    moment = schedule.at(timing.cycle)
+    stripe = schedule.stripes[moment.stripe]
+    lanes = array.lanes(step=step, layer=layer.index, stripe=moment.image * len(schedule.stripes) + moment.stripe)
+    offset = moment.pixel - stripe.start
+    sizes = {"n": layer.n, "ic": layer.ic, "oc": layer.oc}
+
+    if isinstance(exposure, SumExposure):
+        operation = moment.block * schedule.taps + moment.tap
+        is_last = operation == schedule.operations - 1
+        if exposure.address not in (None, offset) or (exposure.stage == "output" and not is_last):
+            return
+        pixels, cells = array.touched(
+            "result", moment, stripe, row=exposure.row, cols=range(exposure.col, exposure.col + 1)
+        )
+        results = _results(layer, pass_, mapping, moment.image, pixels, cells)
+        if results is not None:
+            yield SumError(
+                layer=layer.name,
+                pass_=pass_,
+                stage=exposure.stage,
+                results=results,
+                rows=rows_of(exposure, array),
+                lanes=lanes,
+                operations=None if exposure.stage == "output" else Range(start=operation, stop=operation + 1),
+                effect=fault.effect,
+                timing=timing,
+            )
+        return
+
+    check_zeros(fault, exposure, array, layer, mapping)
+    cols = exposure.cols
+    if exposure.of_one_load:  # kernels of an operation are loaded one a cycle, and held for a stripe
+        if offset not in cols:
+            return
+        cols = range(offset, offset + 1)
+    pixels, cells = array.touched(exposure.operand, moment, stripe, row=exposure.row, cols=cols)
+    if exposure.operand == "stationary" and exposure.of_one_load:
+        pixels = stripe
+    elif exposure.operand == "stationary" and timing.until == "reload":
+        pixels = range(pixels.start, max(pixels.stop, stripe.stop))
+    channel = moment.block * array.depth + lanes.index(min(exposure.row, array.depth - 1))
+    results = _results(layer, pass_, mapping, moment.image, pixels, cells)
+    if channel >= sizes[mapping.lane] or results is None:
+        return
+    position, image = (moment.pixel, moment.image) if layer.size else (0, pixels.start)
+    met = product_at(
+        layer,
+        pass_,
+        mapping.stationary,
+        channels={mapping.lane: channel, mapping.cell: cells.start, mapping.image: image},
+        tap=moment.tap,
+        pixel=position,
+    )
+    operand = mapping.stationary if exposure.operand == "stationary" else mapping.streaming
+    element = met[operand]
+    if element is None:  # padding, an inserted zero or one between groups, which the array gates
+        return
+    yield Error(
+        layer=layer.name,
+        pass_=pass_,
+        operand=operand,
+        region=Region(dims=layer.dims(operand), ranges=tuple(Range(start=i, stop=i + 1) for i in element)),
+        effect=fault.effect,
+        spares_zeros=exposure.behind_zero_detector and array.zero_gate,
+        results=results,
+        timing=timing,
+    )
+
+
+def _results(layer: Layer, pass_: Pass, mapping: Mapping, image: int, pixels: range, cells: range) -> Region | None:
+    """Give the region of some results of one image; None if the layer has none of them."""
+    wanted = {mapping.image: range(image, image + 1), mapping.cell: cells, "pixel": pixels}
+    if not layer.size:
+        wanted[mapping.image] = pixels
+    sizes = layer.result(pass_)
+    if "group" in sizes:  # channels count within a group; one that meets those of another group is not kept
+        groups = {dim: wanted[dim].start // sizes[dim] for dim in ("oc", "ic")}
+        if groups["oc"] != groups["ic"]:
+            return None
+        wanted = {dim: range(w.start % sizes[dim], w.start % sizes[dim] + 1) for dim, w in wanted.items()}
+        wanted["group"] = range(groups["oc"], groups["oc"] + 1)
+    ranges = [Range(start=wanted[dim].start, stop=min(wanted[dim].stop, size)) for dim, size in sizes.items()]
+    region = Region(dims=tuple(sizes), ranges=tuple(ranges))
+    return region if region.elements else None

@@ -1,0 +1,129 @@
+"""The direct-convolution core of NVDLA."""
+
+from dataclasses import dataclass
+from typing import Literal, final
+
+from .._invalid import InvalidInput
+from ..formats import FORMATS, Format, format_named, integer
+from ._array import GRAD_WEIGHT, WEIGHT_PASSES, Array, Mapping, Stage
+from ._layer import Pass
+from ._swizzle import Swizzle, swizzle_named
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Nvdla(Array):
+    """The direct-convolution core of the open NVIDIA Deep Learning Accelerator (NVDLA), atomic-C by atomic-K.
+
+    The hardware manual calls ``rows`` atomic-C and ``cols`` atomic-K. Loops run, outer to inner, over kernel groups
+    (OC/K), stripes of output pixels, channel blocks (IC/C), kernel rows, kernel columns and the pixels of the stripe.
+
+    ``grad_weight`` chooses how a weight gradient is laid on the core: ``"A"`` holds the output gradient in the cells
+    and streams the input, ``"B"`` the other way round. The batch is dealt to the lanes in both.
+
+    >>> nvdla(rows=8, cols=8).mapping("grad_weight")
+    Mapping(stationary='grad_output', streaming='input', lane='n', cell='oc', image='ic')
+    """
+
+    grad_weight: Literal["A", "B"] = "A"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.grad_weight not in GRAD_WEIGHT:
+            raise InvalidInput(f"grad_weight={self.grad_weight!r} is unknown; choose one of A, B")
+
+    def mapping(self, pass_: Pass) -> Mapping:
+        """Say which operand a pass holds in the cells and how its dimensions lie on rows and columns."""
+        return GRAD_WEIGHT[self.grad_weight] if pass_ == "grad_weight" else WEIGHT_PASSES[pass_]
+
+    def stripes(self, pixels: int) -> tuple[range, ...]:
+        """Split an image's result positions into stripes of 2K pixels, with NVDLA's rule for the end.
+
+        A stripe takes 2K pixels while at least 4K remain, else all that remain if those are at most 2K, else K.
+
+        >>> [len(stripe) for stripe in nvdla(rows=8, cols=8).stripes(49)]
+        [16, 16, 8, 9]
+        """
+        K = self.cols
+        stripes, start = [], 0
+        while start < pixels:
+            left = pixels - start
+            length = 2 * K if left >= 4 * K else left if left <= 2 * K else K
+            stripes.append(range(start, start + length))
+            start += length
+        return tuple(stripes)
+
+    def node(self, row: int, level: int) -> range:
+        """Give the lanes that meet at the node of a level of the adder tree: 2 at level 1, all at the root.
+
+        >>> nvdla_small().node(5, 1), nvdla_small().node(5, 2)
+        (range(4, 6), range(4, 8))
+        """
+        width = 1 << level
+        if level < 1 or width > 2 * self.rows - 1:
+            top = (self.rows - 1).bit_length()
+            raise InvalidInput(
+                f"level={level} is outside the adder tree of {self.rows} lanes (1..{top}; {top} is the root)"
+            )
+        first = row // width * width
+        return range(first, min(first + width, self.rows))
+
+    def word(self, stage: Stage, format: Format) -> Format:
+        """Give the word of a stage.
+
+        With int8 operands, as in the hardware: products of 18 bits, partial sums of 16 + log2(rows), an accumulator of
+        34 bits that saturates, an output of 32. With floating-point operands all are fp32: NVDLA's own fp16 arithmetic
+        is block floating point (`fp16_mac`), which a tensor's operands do not spell.
+        """
+        if format.is_float:
+            return FORMATS["fp32"]
+        if format.bits != 8:
+            raise InvalidInput(
+                f"format={format.name}: the widths of NVDLA's sums are known for int8 and floating point"
+            )
+        sums = 16 + (self.rows - 1).bit_length()
+        return integer({"product": 18, "node": sums, "partial_sum": sums, "accumulator": 34, "output": 32}[stage])
+
+
+def nvdla(
+    *,
+    rows: int,
+    cols: int,
+    format: Format | str | None = None,
+    zero_gate: bool = True,
+    swizzle: Swizzle | str = "none",
+    grad_weight: Literal["A", "B"] = "A",
+) -> Nvdla:
+    """Build an NVDLA core of any size; formats and swizzles may be given by name.
+
+    >>> nvdla(rows=32, cols=16, format="int8", swizzle="step").cols
+    16
+    """
+    return Nvdla(
+        rows=rows,
+        cols=cols,
+        format=format_named(format) if isinstance(format, str) else format,
+        zero_gate=zero_gate,
+        swizzle=swizzle_named(swizzle) if isinstance(swizzle, str) else swizzle,
+        grad_weight=grad_weight,
+    )
+
+
+def nvdla_small(
+    *,
+    format: Format | str | None = None,
+    swizzle: Swizzle | str = "none",
+    grad_weight: Literal["A", "B"] = "A",
+) -> Nvdla:
+    """Build nv_small, the "small configuration": 8 x 8 MACs."""
+    return nvdla(rows=8, cols=8, format=format, swizzle=swizzle, grad_weight=grad_weight)
+
+
+def nvdla_large(
+    *,
+    format: Format | str | None = None,
+    swizzle: Swizzle | str = "none",
+    grad_weight: Literal["A", "B"] = "A",
+) -> Nvdla:
+    """Build nv_large, the "large configuration": 64 x 32 MACs."""
+    return nvdla(rows=64, cols=32, format=format, swizzle=swizzle, grad_weight=grad_weight)
