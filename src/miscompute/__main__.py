@@ -150,7 +150,8 @@ def lower(
     errors = lower_fault(parsed, place, layers, step=step)
     print(f"{parsed} on {array}, {recipe.model}, batch {recipe.batch_size}")
     width = None if sys.stdout.isatty() else 140  # in a file or a pipe, a row is a line
-    Console(width=width).print(lowering_table(layers, errors))
+    shown = [layer.as_matmul() for layer in layers] if place.im2col else layers
+    Console(width=width).print(lowering_table(shown, errors))
 
 
 def main() -> None:

@@ -20,11 +20,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from .._invalid import InvalidInput
-from ..error import lower
+from ..error import StoredError, lower
 from ..fault import PERMANENT, Fault
 from ..hardware import PASSES, Array, Layer
 from ._log import Log
-from ._operators import OPERATORS, UNLOWERED, Call, Operator
+from ._operators import LINEAR, OPERATORS, UNLOWERED, Call, Convolution, Operator
 from ._passes import UNREACHED, LayerOnArray, OnArray, Plans, Scratch, make_plan
 from ._private import BACKWARDS, active_modes, enter_below, in_backward
 
@@ -246,7 +246,31 @@ class Injection:
     def _compute(self, call: Call, name: str) -> Tensor | None:
         if not self._is_on:
             return None
-        x, weight, bias, geometry, _ = _cast_as_autocast(call)
+        call = _cast_as_autocast(call)
+        if self._array.im2col and isinstance(call.geometry, Convolution):
+            return self._compute_by_columns(call, name)
+        return self._compute_layer(call, name)
+
+    def _compute_by_columns(self, call: Call, name: str) -> Tensor | None:
+        """Compute a convolution as the product of matrices that im2col makes of it, one a group."""
+        x, weight, bias, geometry, _ = call
+        assert isinstance(geometry, Convolution)
+        kernel = tuple(weight.shape[2:])
+        out = geometry.layer(name, 0, x, weight).out_size
+        columns = geometry.columns(x, kernel)
+        rows = weight.flatten(1).tensor_split(geometry.groups)
+        biases = [None] * geometry.groups if bias is None else bias.tensor_split(geometry.groups)
+        parts = []
+        for group, (own, own_bias) in enumerate(zip(rows, biases, strict=True)):
+            y = self._compute_layer(Call(columns[:, group], own, own_bias, LINEAR, None), name)
+            if y is None:
+                return None
+            parts.append(y)
+        y = torch.cat(parts, dim=1).view(len(x), *out, -1)
+        return y.movedim(-1, 1)
+
+    def _compute_layer(self, call: Call, name: str) -> Tensor | None:
+        x, weight, bias, geometry, _ = call
         key = (name, x.shape, geometry)
         on_array = self._layers.get(key)
         if on_array is None:
@@ -260,6 +284,7 @@ class Injection:
                 plans=self._plans,
                 record=self.log.add,
                 scratch=self._scratch,
+                step=lambda: self._step,
             )
         if not on_array.is_hit():
             return None
@@ -289,9 +314,14 @@ class Injection:
         if lanes not in on_array.made:
             if len(on_array.made) >= _MOST_PLANS:
                 on_array.made.clear()
-            errors = lower(self._fault, self._array, layer, step=step)
+            errors = [
+                error
+                for error in lower(self._fault, self._array, layer, step=step)
+                if not isinstance(error, StoredError)
+            ]
             on_array.made[lanes] = {
-                pass_: make_plan(layer, pass_, [error for error in errors if error.pass_ == pass_]) for pass_ in PASSES
+                pass_: make_plan(layer, pass_, [error for error in errors if error.pass_ == pass_], self._array)
+                for pass_ in PASSES
             }
         return on_array.made[lanes]
 

@@ -1,6 +1,7 @@
 """The three passes of a layer as an array walks them: dense convolutions, one atomic operation after another."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ class Laid:
             *(step * s for step, s in zip(steps, self.stride, strict=True)),
         )
         view = some.as_strided(shape, strides)
-        at = torch.unravel_index(pixels, out)
+        at: tuple[Any, ...] = torch.unravel_index(pixels, out)
         return view[(..., *at)].flatten(2, -2)
 
 

@@ -3,6 +3,7 @@
 To add an operator, write how its call is read and how its passes are computed, and add one row to `OPERATORS`.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -101,6 +102,23 @@ class Convolution(Geometry):
         return _backward(
             grad_output, x, weight, oc, self.stride, self.padding, self.dilation, False, no, self.groups, wanted
         )
+
+    def columns(self, x: Tensor, kernel: tuple[int, ...]) -> Tensor:
+        """Write each output position's input words in a row, im2col: (n * pixels, groups, ic / groups * taps).
+
+        Its gradient is col2im, which PyTorch derives.
+        """
+        x = F.pad(x, [side for pad in reversed(self.padding) for side in (pad, pad)])
+        for axis, (size, stride, dilation) in enumerate(zip(kernel, self.stride, self.dilation, strict=True)):
+            reach = dilation * (size - 1) + 1
+            x = (
+                x.unfold(2 + axis, reach, stride)[..., ::dilation]
+                if dilation > 1
+                else x.unfold(2 + axis, reach, stride)
+            )
+        rank = len(kernel)
+        x = x.movedim(1, rank + 1)  # (n, *out, ic, *kernel)
+        return x.reshape(-1, self.groups, x.shape[rank + 1] // self.groups * math.prod(kernel))
 
 
 _convolution = lru_cache(Convolution)

@@ -9,17 +9,21 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from .._invalid import InvalidInput
-from ..error import Error, Range, Region
+from ..error import Error, Range, Region, SumError
 from ..formats import Format
-from ..hardware import PASSES, Layer, Operand, Pass
+from ..hardware import PASSES, Array, Layer, Operand, Pass
 from ._operators import RESULT_AXES, Geometry
 from ._private import disabled_torch_function
-from ._words import Change, Index, Misread, index_of, to_format
+from ._sums import Sums
+from ._words import FLAT, Change, Index, Misread, Rounded, format_of, index_of, to_format
 
 _K = TypeVar("_K", bound=Hashable)
 _T = TypeVar("_T")
 
 Misreads = tuple[Misread, ...]
+
+Formats = dict[Operand, Format]
+"""The formats that operands were rounded to, if the array has one; empty where it takes them as they are."""
 
 Scratch = dict[Hashable, Tensor]
 """Room for the copies of weights, by shape, dtype and device; used for one pass of one layer at a time."""
@@ -50,7 +54,9 @@ class Plan:
     whole: Misreads
     parts: tuple[_Part, ...]
     result: tuple[int, ...]  # the result's shape as regions of results count it (`Layer.result`)
-    reached: int  # how many elements are misread in one execution
+    sums: Sums | None  # results that are summed up wrong
+    wrong_results: Misreads  # elements of the result that come out wrong
+    reached: int  # how many words pass the faulty place in one execution
     misread_channels: slice | Tensor | None  # output channels in which all results see the output's gradient misread
 
 
@@ -60,16 +66,21 @@ UNREACHED: Plans = dict.fromkeys(PASSES)
 """The plans of a layer that the fault does not reach."""
 
 
-def make_plan(layer: Layer, pass_: Pass, errors: Sequence[Error]) -> Plan | None:
+def make_plan(layer: Layer, pass_: Pass, found: Sequence[Error | SumError], array: Array) -> Plan | None:
     """Make the errors of a pass ready; None if there are none."""
-    if not errors:
+    if not found:
         return None
+    in_sums = tuple(error for error in found if isinstance(error, SumError))
+    sums = Sums(errors=in_sums, array=array, layer=layer, pass_=pass_) if in_sums else None
+    in_results = [error for error in found if isinstance(error, Error) and error.operand == "result"]
+    errors = [error for error in found if isinstance(error, Error) and error.operand != "result"]
     # Errors with the same results act together; results with the same misread elements are computed together, whatever
     # their positions within an image.
     channels = [error.region.range("oc") for error in errors if error.operand == "grad_output" and not error.results]
-    seen: set[tuple[Operand, Region]] = set()  # an element misread for several results is logged once
+    seen: set[tuple[str, Region]] = set()  # an element misread for several results is logged once
     by_results = _grouped(errors, lambda error: error.results)
     whole = _ready(layer, by_results.pop(None, []), seen)
+    wrong_results = _ready(layer, in_results, seen)
 
     def needs(together: list[Error]) -> Hashable:
         results = together[0].results
@@ -82,7 +93,9 @@ def make_plan(layer: Layer, pass_: Pass, errors: Sequence[Error]) -> Plan | None
         whole=whole,
         parts=tuple(_make_part(layer, pass_, alike, seen) for alike in alikes),
         result=tuple(layer.result(pass_).values()),
-        reached=sum(region.elements for _, region in seen),
+        sums=sums,
+        wrong_results=wrong_results,
+        reached=sum(region.elements for _, region in seen) + (sums.reached if sums else 0),
         misread_channels=index_of(channels[:1])[0] if channels else None,
     )
 
@@ -94,15 +107,16 @@ def _grouped(items: Iterable[_T], key: Callable[[_T], _K]) -> dict[_K, list[_T]]
     return groups
 
 
-def _ready(layer: Layer, errors: Sequence[Error], seen: set[tuple[Operand, Region]]) -> Misreads:
+def _ready(layer: Layer, errors: Sequence[Error], seen: set[tuple[str, Region]]) -> Misreads:
     ready = []
     for error in errors:
+        is_flat = error.region.dims == ("element",)
         is_split = error.operand == "weight" and layer.groups > 1
         ready.append(
             Misread(
                 operand=error.operand,
                 index=index_of(error.region.ranges),
-                view=layer.shape("weight") if is_split else None,
+                view=FLAT if is_flat else layer.shape("weight") if is_split else None,
                 effect=error.effect,
                 spares_zeros=error.spares_zeros,
                 is_logged=(error.operand, error.region) not in seen,
@@ -112,7 +126,7 @@ def _ready(layer: Layer, errors: Sequence[Error], seen: set[tuple[Operand, Regio
     return tuple(ready)
 
 
-def _make_part(layer: Layer, pass_: Pass, alike: Sequence[Sequence[Error]], seen: set[tuple[Operand, Region]]) -> _Part:
+def _make_part(layer: Layer, pass_: Pass, alike: Sequence[Sequence[Error]], seen: set[tuple[str, Region]]) -> _Part:
     results = alike[0][0].results
     assert results is not None
     # A grouped layer's channels cannot be cut without breaking its groups; its images can.
@@ -140,7 +154,7 @@ class LayerOnArray:
     """A layer's three passes as the array computes them.
 
     ``plans`` gives the plans that hold at present, by pass, None where the fault does not reach; ``record`` is told of
-    each execution under a plan: layer, pass, elements reached, values changed.
+    each execution under a plan: layer, pass, elements reached, values changed. ``step`` gives the optimizer step.
     """
 
     def __init__(
@@ -152,8 +166,10 @@ class LayerOnArray:
         plans: Callable[["LayerOnArray"], Plans],
         record: Callable[[str, Pass, int, list[Tensor]], None],
         scratch: Scratch,
+        step: Callable[[], int],
     ) -> None:
         self.layer = layer
+        self._step = step
         self.present: tuple[int, Plans] | None = None  # kept by ``plans``: the plans, and until when they hold
         self.made: dict[Hashable, Plans] = {}
         self._geometry = geometry
@@ -189,16 +205,20 @@ class LayerOnArray:
     ) -> tuple[Tensor, Tensor | None, slice | Tensor | None]:
         """Compute a pass; also say of which output channels a sum of the output's gradient came out wrong, if any."""
         plan = self._plans(self)[pass_]
+        formats: Formats = {}
         rounded = stored
         if self._format is not None:
-            rounded = {operand: to_format(tensor, self._format) for operand, tensor in stored.items()}
+            held = {operand: to_format(tensor, self._format) for operand, tensor in stored.items()}
+            rounded = {operand: words for operand, (words, _) in held.items()}
+            formats = {operand: format for operand, (_, format) in held.items()}
         if plan is None:
-            result, grad_bias = self._compute(pass_, self._as_stored(rounded, stored), bias, with_bias)
+            result, grad_bias = self._compute(pass_, _values(rounded, stored, formats), bias, with_bias)
             return result, grad_bias, None if rounded is stored else slice(None)
+        key = self._step(), PASSES.index(pass_), self.layer.index
         changed: list[Tensor] = []
-        operands, borrowed = _read(plan.whole, rounded, changed, self._scratch)
+        operands, borrowed = _read(plan.whole, rounded, changed, self._scratch, formats, key)
         try:
-            result, grad_bias = self._compute(pass_, self._as_stored(operands, stored), bias, with_bias)
+            result, grad_bias = self._compute(pass_, _values(operands, stored, formats), bias, with_bias)
         finally:
             for change in borrowed:
                 change.toggle()
@@ -206,9 +226,9 @@ class LayerOnArray:
         if with_bias and wrong is None and any(map(bool, changed)):  # else the sum is right to the last bit
             wrong = plan.misread_channels
         for part in plan.parts:
-            operands, borrowed = _read(part.misreads, rounded, changed, self._scratch)
+            operands, borrowed = _read(part.misreads, rounded, changed, self._scratch, formats, key)
             try:
-                operands = self._as_stored(operands, stored)
+                operands = _values(operands, stored, formats)
                 for operand, axis, wanted in part.cuts:
                     operands[operand] = operands[operand][(slice(None),) * axis + (wanted,)]
                 part_bias = bias if bias is None or part.bias is None else bias[part.bias]
@@ -222,13 +242,17 @@ class LayerOnArray:
                 own = own.view(plan.result)  # (oc, ic, *kernel) -> (group, oc, ic, pixel)
             for where, which in part.targets:
                 result.view(plan.result)[where] = own[which]
+        if plan.sums is not None:
+            changed.append(plan.sums.correct(result, self._as_words(rounded, formats), bias, step=key[0]))
+        changed.extend(torch.count_nonzero(misread(result, key=key).bits) for misread in plan.wrong_results)
         self._record(self.layer.name, pass_, plan.reached, changed)
         return result, grad_bias, wrong
 
-    def _as_stored(self, operands: dict[Operand, Tensor], stored: dict[Operand, Tensor]) -> dict[Operand, Tensor]:
-        if self._format is None:
-            return operands
-        return {operand: tensor.to(stored[operand].dtype) for operand, tensor in operands.items()}
+    def _as_words(self, rounded: dict[Operand, Tensor], formats: Formats) -> dict[Operand, Rounded]:
+        return {
+            operand: Rounded(words, formats.get(operand) or format_of(words.dtype))
+            for operand, words in rounded.items()
+        }
 
     def _compute(
         self, pass_: Pass, operands: dict[Operand, Tensor], bias: Tensor | None, with_bias: bool
@@ -244,8 +268,22 @@ class LayerOnArray:
                 return self._geometry.grad_weight(operands["grad_output"], operands["input"], kernel, bias=with_bias)
 
 
+def _values(words: dict[Operand, Tensor], stored: dict[Operand, Tensor], formats: Formats) -> dict[Operand, Tensor]:
+    """Give what words spell, in the dtypes of the stored operands."""
+    if not formats:
+        return words
+    return {
+        operand: Rounded(tensor, formats[operand]).values(stored[operand].dtype) for operand, tensor in words.items()
+    }
+
+
 def _read(
-    misreads: Misreads, stored: dict[Operand, Tensor], changed: list[Tensor], scratch: Scratch
+    misreads: Misreads,
+    stored: dict[Operand, Tensor],
+    changed: list[Tensor],
+    scratch: Scratch,
+    formats: Formats,
+    key: tuple[int, ...],
 ) -> tuple[dict[Operand, Tensor], list[Change]]:
     """Give operands as they are read. An output gradient may be borrowed: changed in place and to be changed back.
 
@@ -256,15 +294,16 @@ def _read(
     borrowed: list[Change] = []
     for misread in misreads:
         operand = misread.operand
-        tensor = operands[operand]
+        assert operand != "result"
+        tensor, format = operands[operand], formats.get(operand)
         if tensor is not stored[operand]:
-            change = misread(tensor)
+            change = misread(tensor, format, key=key)
         elif operand == "grad_output" and _may_borrow(tensor, stored):
-            change = misread(tensor.data)  # `data` leaves the version that autograd checks as it is
+            change = misread(tensor.data, format, key=key)  # `data` leaves the version that autograd checks as it is
             borrowed.append(change)
         else:
             tensor = operands[operand] = _copy(tensor, scratch) if operand == "weight" else tensor.clone()
-            change = misread(tensor)
+            change = misread(tensor, format, key=key)
         if misread.is_logged:
             changed.append(torch.count_nonzero(change.bits))
     return operands, borrowed

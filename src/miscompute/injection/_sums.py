@@ -5,7 +5,7 @@ order: products and sums rounded to the word of their stage (fp32), the products
 binary tree of neighbouring lanes or down the chain of rows, partial sums added one after another.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,7 @@ from ..fault import BitOperation, Effect, ProductTable
 from ..formats import Format
 from ..hardware import PASSES, Array, Layer, Mapping, Operand, Pass, Stage
 from ._laid import Laid, lay
+from ._words import Rounded
 
 _ROOM = 1 << 22  # words that are looked at together
 
@@ -47,55 +48,65 @@ class Sums:
             words += error.results.elements * each
         return words
 
-    def correct(
-        self, result: Tensor, operands: dict[Operand, Tensor], bias: Tensor | None, format: Format, *, step: int
-    ) -> Tensor:
+    def correct(self, result: Tensor, operands: dict[Operand, Rounded], bias: Tensor | None, *, step: int) -> Tensor:
         """Write what the array computes over the results that go wrong; say how many words were changed.
 
         Args:
             result: of the pass, changed in place.
             operands: as the array reads them.
             bias: added after the sums, (oc,); None: nothing.
-            format: of the operands' words.
             step: the optimizer step; random effects draw by it.
         """
         sizes = self.layer.result(self.pass_)
         view = result.view(tuple(sizes.values()))
         changed = torch.zeros((), dtype=torch.int64, device=result.device)
         mapping = self.array.mapping(self.pass_)
+        held, passing = operands[mapping.stationary], operands[mapping.streaming]
+        unit = held.unit * passing.unit
+        values = {operand: _plain(rounded) for operand, rounded in operands.items()}
         for number, error in enumerate(self.errors):
-            for images, cells, pixels, where in _blocks(error.results, self.layer, self.pass_, mapping):
-                at = [torch.tensor(list(indices), device=result.device) for indices in (images, cells, pixels)]
+            for indices, where in _blocks(error.results, self.layer, self.pass_, mapping):
+                at = [torch.tensor(some, device=result.device) for some in indices]
                 summing = _Summing(
                     error=error,
                     array=self.array,
-                    laid=lay(self.layer, self.pass_, mapping, operands, at[1]),
-                    format=format,
+                    laid=lay(self.layer, self.pass_, mapping, values, at[1]),
+                    format=held.format,
                     key=(step, PASSES.index(self.pass_), self.layer.index, number),
                 )
                 sums = summing.sums(at[0], at[2])  # (image, cell, pixel)
                 changed += summing.changed
+                if unit != 1:
+                    sums = sums * unit
                 if bias is not None:
                     sums = sums + bias.to(sums.dtype)[at[1]][:, None]
                 view[where(at)] = _in_order(sums, self.layer, mapping, sizes).to(result.dtype)
         return changed
 
 
+def _plain(operand: Rounded) -> Tensor:
+    """Give words as numbers in which sums are formed: integers as themselves, without their scale."""
+    return operand.words.to(torch.float32 if operand.format.is_float else torch.float64)
+
+
 def _blocks(
     results: Region, layer: Layer, pass_: Pass, mapping: Mapping
-) -> Iterator[tuple[Sequence[int], Sequence[int], Sequence[int], Callable[[list[Tensor]], tuple[Tensor, ...]]]]:
-    """Give results as images, cells and pixels of the dense convolution, and where they are in the result."""
-    ranges = dict(zip(results.dims, results.ranges, strict=True))
+) -> Iterator[tuple[tuple[list[int], list[int], list[int]], Callable[[list[Tensor]], tuple[Tensor, ...]]]]:
+    """Give results as images, cells and pixels of the dense convolution, and where those are in the result."""
+    ranges = {dim: list(range_) for dim, range_ in zip(results.dims, results.ranges, strict=True)}
     if not layer.size:
-        rows, cells = list(ranges[mapping.image]), list(ranges[mapping.cell])
         is_row_first = results.dims.index(mapping.image) == 0
-        yield [0], cells, rows, lambda at: _grid(*((at[2], at[1]) if is_row_first else (at[1], at[2])))
+        yield (
+            ([0], ranges[mapping.cell], ranges[mapping.image]),
+            lambda at: _grid(*((at[2], at[1]) if is_row_first else (at[1], at[2]))),
+        )
         return
-    pixels = list(ranges["pixel"])
     if "group" not in ranges:
         is_image_first = results.dims.index(mapping.image) == 0
-        images, cells = list(ranges[mapping.image]), list(ranges[mapping.cell])
-        yield images, cells, pixels, lambda at: _grid(*((at[0], at[1]) if is_image_first else (at[1], at[0])), at[2])
+        yield (
+            (ranges[mapping.image], ranges[mapping.cell], ranges["pixel"]),
+            lambda at: _grid(*((at[0], at[1]) if is_image_first else (at[1], at[0])), at[2]),
+        )
         return
     sizes = layer.result(pass_)
     for group in ranges["group"]:
@@ -106,7 +117,7 @@ def _blocks(
             of = {mapping.image: at[0] % sizes[mapping.image], mapping.cell: at[1] % sizes[mapping.cell]}
             return _grid(torch.full_like(at[0][:1], group), of["oc"], of["ic"], at[2])
 
-        yield images, cells, pixels, where
+        yield (images, cells, ranges["pixel"]), where
 
 
 def _grid(*indices: Tensor) -> tuple[Tensor, ...]:
@@ -146,7 +157,7 @@ class _Summing:
         order = torch.tensor([self.error.lanes.index(lane) for lane in range(depth)], device=images.device)
         held = self._by_lane(self.laid.held.flatten(2)[..., None], order)[..., 0]  # (cell, block, lane, tap)
         parts = []
-        for some in images.split(several):
+        for some in torch.split(images, several):
             passing = self._by_lane(self.laid.patches(some, pixels), order)  # (image, block, lane, tap, pixel)
             partial = self._in_floats(held, passing) if self.format.is_float else self._in_integers(held, passing)
             parts.append(self._accumulate(partial.flatten(2, 3)))  # (image, cell, operation, pixel)
@@ -156,9 +167,8 @@ class _Summing:
         """Deal channels to lanes: (., channel, tap, pixel) -> (., block, lane, tap, pixel), unused lanes holding 0."""
         depth = self.array.depth
         missing = -words.shape[1] % depth
-        words = words.to(torch.float32 if self.format.is_float else torch.float64)
         words = torch.nn.functional.pad(words, (0, 0, 0, 0, 0, missing))
-        return words.unflatten(1, (-1, depth))[:, :, order]
+        return words.view(len(words), -1, depth, *words.shape[2:])[:, :, order]
 
     def _in_integers(self, held: Tensor, passing: Tensor) -> Tensor:
         """Compute partial sums, (image, cell, block, tap, pixel), exactly."""

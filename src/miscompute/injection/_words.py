@@ -2,24 +2,37 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .._invalid import InvalidInput
 from ..error import Range
-from ..fault import Effect
+from ..fault import BitOperation, Effect
 from ..formats import FORMATS, Format
 from ..hardware import Operand
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
-"""The PyTorch dtype whose elements are the words of a format."""
+_DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8_e4m3": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+    "int16": torch.int16,
+    "int8": torch.int8,
+}
+"""The PyTorch dtype whose elements hold the words of a format; tf32 in the upper bits of fp32."""
 
-_FORMATS = {dtype: FORMATS[name] for name, dtype in _DTYPES.items()}
-_WORDS = {8: torch.int8, 16: torch.int16, 32: torch.int32}
+_FORMATS = {dtype: FORMATS[name] for name, dtype in reversed(_DTYPES.items())}  # float32 is fp32
+_WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32}
 
 Index = tuple[slice | Tensor, ...]
+
+FLAT = (-1,)
+"""The view of a tensor's elements in the order of memory."""
 
 
 def format_of(dtype: torch.dtype) -> Format:
@@ -36,16 +49,60 @@ def format_of(dtype: torch.dtype) -> Format:
     return _FORMATS[dtype]
 
 
-def to_format(operand: Tensor, format: Format | None) -> Tensor:
-    """Round an operand to the array's format; any shape. None, or the operand's own format, leaves it as it is."""
-    if format is None or operand.dtype == _DTYPES[format.name]:
-        return operand
-    rounded = operand.to(_DTYPES[format.name])
-    if not format.is_float and not torch.equal(rounded.to(operand.dtype), operand):
-        raise InvalidInput(
-            f"format={format.name} of the array needs operands that are integers it holds; quantise the model first"
-        )
-    return rounded
+class Rounded(NamedTuple):
+    """An operand in words of a format; the scale of an integer format settled."""
+
+    words: Tensor
+    format: Format
+
+    @property
+    def unit(self) -> float:
+        """What one unit of an integer is worth."""
+        return self.format.scale if isinstance(self.format.scale, float) else 1.0
+
+    def values(self, dtype: torch.dtype) -> Tensor:
+        """Give what the words spell, in another dtype."""
+        values = self.words.to(dtype)
+        return values if self.unit == 1 else values * self.unit
+
+
+def to_format(operand: Tensor, format: Format) -> Rounded:
+    """Round an operand to words of a format, to nearest even; any shape.
+
+    Raises:
+        InvalidInput: if an integer format without a scale does not hold the values.
+    """
+    base = format.name.partition(":")[0]
+    dtype = _DTYPES[base]
+    if format.is_float:
+        if format.name == "tf32":
+            return Rounded(_round_to_tf32(operand.to(dtype)), format)
+        return Rounded(operand if operand.dtype == dtype else operand.to(dtype), format)
+    if format.scale is None:
+        if operand.dtype == dtype:
+            return Rounded(operand, format)
+        words = operand.to(dtype)
+        if not torch.equal(words.to(operand.dtype), operand):
+            raise InvalidInput(
+                f"format={format.name} of the array needs operands that are integers it holds; quantise the model "
+                f"first, or give the format a scale: {base}:max"
+            )
+        return Rounded(words, format)
+    largest = operand.detach().abs().max().double().cpu().numpy() if operand.numel() else np.zeros(())
+    settled = Rounded(operand, format.fitted(largest))
+    half = 1 << (format.bits - 1)
+    return settled._replace(words=(operand / settled.unit).round().clamp(-half, half - 1).to(dtype))
+
+
+def _round_to_tf32(operand: Tensor) -> Tensor:
+    """Round fp32 to 10 bits of fraction, ties to even. Infinities stay, and NaN keeps the bits a tf32 has."""
+    words = operand.view(torch.int32)
+    up = ((words >> _TF32_SHIFT) & 1) + ((1 << (_TF32_SHIFT - 1)) - 1)
+    rounded = (torch.where(operand.isfinite(), words + up, words) >> _TF32_SHIFT) << _TF32_SHIFT
+    return torch.where(operand.isnan(), operand, rounded.view(torch.float32))
+
+
+_TF32_SHIFT = FORMATS["fp32"].bits - FORMATS["tf32"].bits
 
 
 def index_of(ranges: Sequence[Range]) -> Index:
@@ -62,7 +119,7 @@ class Misread:
     Args:
         operand: which tensor is misread.
         index: its elements, in the operand as ``view`` shapes it (None: as it is).
-        view: the operand's shape with its channels split by group, if the index counts so.
+
         effect: what happens to their words.
         spares_zeros: whether zeros are read right.
         is_logged: whether this is the one of several readings of the same elements that counts.
@@ -73,7 +130,7 @@ class Misread:
     def __init__(
         self,
         *,
-        operand: Operand,
+        operand: Operand | Literal["result"],
         index: Index,
         view: tuple[int, ...] | None,
         effect: Effect,
@@ -89,23 +146,34 @@ class Misread:
         self._words_of: Tensor | None = None  # the tensor that was misread last, and the words of its region
         self._region: Tensor | None = None
 
-    def __call__(self, tensor: Tensor) -> "Change":
-        """Change the words of the region, in place. The last tensor is remembered: room that is used again is quick."""
-        word_dtype, depends, inverts, magnitude = _bits(tensor.dtype, self._effect, self._spares_zeros)
+    def __call__(self, tensor: Tensor, format: Format | None = None, *, key: tuple[int, ...] = ()) -> "Change":
+        """Change the words of the region, in place. The last tensor is remembered: room that is used again is quick.
+
+        Args:
+            tensor: whose elements hold words.
+            format: of the words; None: the tensor's dtype says it.
+            key: what distinguishes this reading from others; random effects draw by it.
+        """
         words, region = tensor, self._region
         is_view = isinstance(self._index[0], slice)
         if region is None or tensor is not self._words_of or not is_view:
-            words = tensor.view(word_dtype)
-            if self._view is not None:
+            words = tensor.view(_WORDS[tensor.element_size()])
+            if self._view == FLAT:
+                words = words.as_strided((words.numel(),), (1,))
+            elif self._view is not None:
                 words = words.view(self._view)
             region = words[self._index]
             if self.operand == "weight" and not region.is_inference():  # else it could not be written to after
                 self._words_of, self._region = tensor, region
-        bits = torch.bitwise_and(region, depends)
-        if inverts is not None:
-            bits.bitwise_xor_(inverts)
-        if magnitude is not None:
-            bits.masked_fill_(torch.bitwise_and(region, magnitude) == 0, 0)
+        if isinstance(self._effect, BitOperation):
+            depends, inverts, magnitude = _bits(tensor.dtype, format, self._effect, self._spares_zeros)
+            bits = torch.bitwise_and(region, depends)
+            if inverts is not None:
+                bits.bitwise_xor_(inverts)
+            if magnitude is not None:
+                bits.masked_fill_(torch.bitwise_and(region, magnitude) == 0, 0)
+        else:
+            bits = _drawn_bits(region, format or format_of(tensor.dtype), self._effect, self._spares_zeros, key)
         change = Change(region if is_view else None, words, self._index, bits)
         change.toggle()
         return change
@@ -129,26 +197,41 @@ class Change(NamedTuple):
 
 @lru_cache
 def _bits(
-    dtype: torch.dtype, effect: Effect, spares_zeros: bool
-) -> tuple[torch.dtype, Tensor, Tensor | None, Tensor | None]:
+    dtype: torch.dtype, format: Format | None, effect: BitOperation, spares_zeros: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Give an effect as the bits it changes: ``(word & depends) ^ inverts``, none where ``word & magnitude`` is 0.
 
     ``((word & keep) | set) ^ flip`` differs from ``word`` in these bits: where a bit is kept, in those of ``flip``;
     where it is forced to 0 or to 1, wherever it is not that. None: nothing to invert, no zero to spare.
     """
-    format_ = format_of(dtype)
-    keep, set_, flip = effect.masks(format_)
-    full, sign = (1 << format_.bits) - 1, 1 << (format_.bits - 1)
+    format = format or format_of(dtype)
+    keep, set_, flip = effect.masks(format)
+    full, sign = (1 << format.bits) - 1, 1 << (format.bits - 1)
     depends, inverts = (full & ~keep) | set_, set_ ^ flip
-    magnitude = sign - 1 if format_.is_float else full
+    magnitude = sign - 1 if format.is_float else full
     changes_zeros = inverts or depends & ~magnitude  # else zeros stay as they are by themselves
+    width = 8 * dtype.itemsize
 
     def constant(word: int) -> Tensor:
-        return torch.tensor(word - (1 << format_.bits) if word & sign else word, dtype=_WORDS[format_.bits])
+        word <<= width - format.bits  # tf32
+        return torch.tensor(word - (1 << width) if word >> (width - 1) else word, dtype=_WORDS[dtype.itemsize])
 
     return (
-        _WORDS[format_.bits],
         constant(depends),
         constant(inverts) if inverts else None,
         constant(magnitude) if spares_zeros and changes_zeros else None,
     )
+
+
+def _drawn_bits(region: Tensor, format: Format, effect: Effect, spares_zeros: bool, key: tuple[int, ...]) -> Tensor:
+    """Give the bits that an effect changes which is not one bit operation for all words."""
+    width = 8 * region.element_size()
+    shift = np.uint64(width - format.bits)
+    signed = region.cpu().numpy()
+    words = signed.view(f"u{region.element_size()}").astype(np.uint64) >> shift
+    bits = effect.read(words, format, key=key) ^ words
+    if spares_zeros:
+        magnitude = (1 << (format.bits - 1)) - 1 if format.is_float else (1 << format.bits) - 1
+        bits = np.where(words & np.uint64(magnitude) == 0, np.uint64(0), bits)
+    narrow = (bits << shift).astype(f"u{region.element_size()}").view(signed.dtype)
+    return torch.from_numpy(narrow).to(region.device)
