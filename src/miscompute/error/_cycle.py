@@ -71,6 +71,11 @@ def lower_cycle(
 
     check_zeros(fault, exposure, array, layer, mapping)
     cols = exposure.cols
+    if exposure.of_one_load and array.im2col:
+        raise InvalidInput(
+            f"site {fault.site} in one cycle: which load that is, is known for NVDLA only; take the register it feeds, "
+            "weight[row,col] until reload"
+        )
     if exposure.of_one_load:  # kernels of an operation are loaded one a cycle, and held for a stripe
         if offset not in cols:
             return
@@ -115,12 +120,12 @@ def _results(layer: Layer, pass_: Pass, mapping: Mapping, image: int, pixels: ra
     if not layer.size:
         wanted[mapping.image] = pixels
     sizes = layer.result(pass_)
-    if "group" in sizes:  # channels count within a group; one that meets those of another group is not kept
-        groups = {dim: wanted[dim].start // sizes[dim] for dim in ("oc", "ic")}
-        if groups["oc"] != groups["ic"]:
-            return None
-        wanted = {dim: range(w.start % sizes[dim], w.start % sizes[dim] + 1) for dim, w in wanted.items()}
-        wanted["group"] = range(groups["oc"], groups["oc"] + 1)
+    if "group" in sizes:  # channels count within a group; results of two groups' channels are not kept
+        group, within = divmod(image, sizes[mapping.image])
+        first = group * sizes[mapping.cell]
+        wanted["group"] = range(group, group + 1)
+        wanted[mapping.image] = range(within, within + 1)
+        wanted[mapping.cell] = range(max(0, cells.start - first), cells.stop - first)
     ranges = [Range(start=wanted[dim].start, stop=min(wanted[dim].stop, size)) for dim, size in sizes.items()]
     region = Region(dims=tuple(sizes), ranges=tuple(ranges))
     return region if region.elements else None

@@ -225,16 +225,18 @@ def _dealings(
 
 
 def _runs(stripes: Sequence[range]) -> Iterator[Range]:
-    """Join stripes of one length that lie at one distance; the ragged ones at the end stay apart."""
-    length = len(stripes[0])
-    regular = [stripe for stripe in stripes if len(stripe) == length]
-    distances = {b.start - a.start for a, b in pairwise(regular)}
-    if len(distances) > 1:
-        regular = regular[:1]
-    step = distances.pop() if len(regular) > 1 else length
-    yield Range(start=regular[0].start, stop=regular[-1].stop, step=step, width=length)
-    if rest := [stripe for stripe in stripes if stripe not in regular]:
-        yield from _runs(rest)
+    """Join neighbours of one length that lie at one distance; the ragged ones at the end stay apart."""
+    first = 0
+    while first < len(stripes):
+        length = step = len(stripes[first])
+        last = first
+        for number, (stripe, next_) in enumerate(pairwise(stripes[first:]), first + 1):
+            distance = next_.start - stripe.start
+            if len(next_) != length or (last > first and distance != step):
+                break
+            step, last = distance, number
+        yield Range(start=stripes[first].start, stop=stripes[last].stop, step=step, width=length)
+        first = last + 1
 
 
 def _results(layer: Layer, pass_: Pass, cells: Conditions, seen: _Seen | None) -> Iterator[Region]:

@@ -2,7 +2,7 @@
 
 ::
 
-    fault  = SITE "[" index { "," index } "]"  effect [ "when" MASK "is" PATTERN ]  [ timing ]
+    fault  = SITE "[" index { "," index } "]"  effect { "when" MASK "is" PATTERN }  [ timing ]
     effect = "bit" N "stuck-at" ( "0" | "1" )  |  ( "bit" | "bits" ) N { "," N } "flip"
            | "set-to" VALUE | ( "random-word" | "random-finite" ) "seed" N
            | "random-flips" "seed" N [ "weights" W { "," W } ] | "moved" "by" N
@@ -120,15 +120,15 @@ def _site(words: _Words) -> Site:
 def _effect(words: _Words) -> Effect:
     first = words.read("'bit'")
     effect = _bit_effect(words) if first in ("bit", "bits") else _word_effect(words, first)
-    if words.next() != "when":
-        return effect
-    words.read("when")
-    mask = words.number("a mask")
-    if words.read("'is'") != "is":
-        words.fail("expected 'is'")
-    pattern = words.number("a pattern")
-    with _pointing(words):
-        return When(effect=effect, mask=mask, pattern=pattern)
+    while words.next() == "when":
+        words.read("when")
+        mask = words.number("a mask")
+        if words.read("'is'") != "is":
+            words.fail("expected 'is'")
+        pattern = words.number("a pattern")
+        with _pointing(words):
+            effect = When(effect=effect, mask=mask, pattern=pattern)
+    return effect
 
 
 def _bit_effect(words: _Words) -> Effect:

@@ -1,5 +1,6 @@
 """Places outside the arithmetic: memories, and the elements of a tensor wherever they pass."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -47,6 +48,11 @@ class Memory(Site):
             raise InvalidInput(f"store={self.store!r} of Memory is unknown; choose one of {', '.join(STORES)}")
         if self.index < 0 or self.length < 1:
             raise InvalidInput(f"Memory needs index >= 0 and length >= 1, not index={self.index}, length={self.length}")
+        for field, word in (("name", self.name), ("state", self.state or "none")):
+            if not re.fullmatch(r"[^\s,\]]+", word):
+                raise InvalidInput(
+                    f"{field}={word!r} of Memory must be a name without blanks, commas and closing brackets"
+                )
         if bool(self.state) != (self.store == "optimizer"):
             raise InvalidInput(
                 f"state={self.state!r} of Memory belongs to store='optimizer' and must be given there, such as exp_avg"

@@ -92,6 +92,8 @@ class Accumulator(Site):
     def __post_init__(self) -> None:
         if self.address is not None and self.address < 0:
             raise InvalidInput(f"address={self.address} of Accumulator must not be negative")
+        if self.address is not None and self.row:
+            raise InvalidInput(f"row={self.row} of Accumulator has no meaning with an address; leave one of them out")
 
     def exposure(self, *, rows: int, cols: int) -> SumExposure:
         """Expose one cell's running sums."""

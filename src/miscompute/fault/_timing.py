@@ -39,6 +39,14 @@ class Permanent(Timing):
         return "permanent"
 
 
+_DRAWS = int.from_bytes(b"when")
+
+
+def _generator(seed: int, *key: int) -> np.random.Generator:
+    """Draw apart from effects: with the same seed, being hit must not tell which word comes out."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_DRAWS, *key)))
+
+
 PERMANENT = Permanent()
 """The fault is there for ever; the one `Permanent` value anyone needs."""
 
@@ -129,9 +137,9 @@ class Bursts(Timing):
     The lengths are geometric: in each step the state changes with probability 1 / mean. It starts absent. Source: the
     two-state (Gilbert) model of intermittent faults.
 
-    >>> burst = Bursts(mean_on=2, mean_off=3, seed=1)
+    >>> burst = Bursts(mean_on=2, mean_off=3, seed=2)
     >>> [burst.active(step=s, pass_="forward", layer="fc") for s in range(8)]
-    [False, False, True, False, True, True, True, False]
+    [False, False, False, False, True, False, True, True]
     """
 
     mean_on: float
@@ -155,7 +163,7 @@ class Bursts(Timing):
 
 @lru_cache(maxsize=64)
 def _bursts(timing: Bursts) -> tuple[np.random.Generator, list[int]]:
-    return np.random.default_rng(timing.seed), [0]
+    return _generator(timing.seed), [0]
 
 
 def _changes_until(timing: Bursts, step: int) -> int:
@@ -184,8 +192,8 @@ class DutyCycle(Timing):
 
     def active(self, *, step: int, pass_: Pass, layer: str) -> bool:
         """Hold in that part of the executions."""
-        key = (self.seed, step, PASSES.index(pass_), *layer.encode())
-        return bool(np.random.default_rng(key).random() < self.part)
+        generator = _generator(self.seed, step, PASSES.index(pass_), *layer.encode())
+        return bool(generator.random() < self.part)
 
     def __str__(self) -> str:
         return f"duty-cycle part {self.part!r} seed {self.seed}"
@@ -211,7 +219,7 @@ class Arrivals(Timing):
 
     def active(self, *, step: int, pass_: Pass, layer: str) -> bool:
         """Hold in the steps that are hit."""
-        return bool(np.random.default_rng((self.seed, step)).random() < -math.expm1(-self.faults_per_step))
+        return bool(_generator(self.seed, step).random() < -math.expm1(-self.faults_per_step))
 
     def __str__(self) -> str:
         return f"arrivals faults_per_step {self.faults_per_step!r} seed {self.seed}"

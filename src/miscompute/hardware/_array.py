@@ -98,7 +98,7 @@ class Array(ABC):
         """Lay a pass of a layer out in cycles."""
         mapping = self.mapping(pass_)
         return schedule_of(
-            layer,
+            layer.as_matmul() if self.im2col else layer,
             pass_,
             stationary=mapping.stationary,
             cells=mapping.cell,

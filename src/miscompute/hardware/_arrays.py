@@ -48,7 +48,9 @@ def array_named(name: str, **options: Any) -> Array:
     else:
         sized = ", ".join(f"{family}-ROWSxCOLS" for family in FAMILIES)
         raise InvalidInput(f"array={name!r} is unknown; choose one of {', '.join(ARRAYS)}, {sized}")
-    known = inspect.signature(build).parameters
+    known = inspect.signature(build).parameters.keys() - {"dataflow"}  # the name has said it
+    if name not in ARRAYS:
+        known -= {"rows", "cols"}
     for option, value in options.items():
         if option not in known:
             raise InvalidInput(f"{option}={value!r} is not an option of array {name}; leave it out")
