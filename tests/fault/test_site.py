@@ -2,78 +2,205 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miscompute import ActivationRegister, InvalidInput, WeightBus, WeightRegister
-from miscompute.fault import SITES, Exposure, Site
+from miscompute import InvalidInput
+from miscompute import fault as names
+from miscompute.fault import (
+    SITES,
+    STORES,
+    ZERO,
+    Accumulator,
+    ActivationRegister,
+    AnyExposure,
+    Effect,
+    ElementExposure,
+    Elements,
+    Exposure,
+    Flip,
+    Memory,
+    MemoryExposure,
+    OperandValid,
+    Product,
+    RandomWord,
+    SetTo,
+    Site,
+    StuckAt,
+    SumExposure,
+    WeightBus,
+    WeightRegister,
+    parse_fault,
+)
+from miscompute.formats import FORMATS
+from miscompute.hardware import OPERANDS, nvdla, nvdla_small, systolic
 
 ROWS, COLS = 8, 4
-
-
-def build(word: str, **place: int) -> Site:
-    spelling = SITES[word]
-    return spelling.build(**{name: place.get(name, 0) for name in spelling.indices})
-
-
-def exposed(operand: str, row: int, cols: range, *, gated: bool = True) -> Exposure:
-    return Exposure(operand=operand, row=row, cols=cols, behind_zero_detector=gated)  # type: ignore[arg-type]
-
-
-# From HARDWARE.md, "From site to tensor elements": at row 5 (and column 3, where the site has one) of an 8 x 4 array.
-# One row a word of SITES, so that a new one does not go untested.
-GOLDEN = {
-    "weight": exposed("stationary", 5, range(3, 4)),
-    "weight-shadow": exposed("stationary", 5, range(3, 4)),
-    "weight-bus": exposed("stationary", 5, range(4)),
-    "weight-bus-half": exposed("stationary", 5, range(2, 4)),
-    "weight-bus-before-detector": exposed("stationary", 5, range(4), gated=False),
-    "activation": exposed("streaming", 5, range(3, 4)),
-    "activation-half": exposed("streaming", 5, range(2, 4)),
-    "activation-all": exposed("streaming", 5, range(4)),
+PLACE: dict[str, Any] = {
+    "row": 5,
+    "col": 3,
+    "level": 2,
+    "address": 6,
+    "name": "fc.weight",
+    "state": "exp_avg",
+    "index": 7,
+    "first": 2,
+    "length": 9,
 }
 
 
-@pytest.mark.parametrize("word", SITES)
+def build(word: str, **place: Any) -> Site:
+    spelling = SITES[word]
+    return spelling.build(**{name: place.get(name, PLACE[name]) for name in spelling.indices})
+
+
+def operand(which: str, cols: range, *, gated: bool = True, of_one_load: bool = False) -> Exposure:
+    return Exposure(operand=which, row=5, cols=cols, behind_zero_detector=gated, of_one_load=of_one_load)  # type: ignore[arg-type]
+
+
+def stored(store: str, state: str = "") -> MemoryExposure:
+    return MemoryExposure(store=store, name="fc.weight", state=state, first=7, length=9)  # type: ignore[arg-type]
+
+
+# From HARDWARE.md, "From site to tensor elements": at `PLACE` of an 8 x 4 array.
+# One row a word of SITES, so that a new one does not go untested.
+GOLDEN: dict[str, AnyExposure] = {
+    "weight": operand("stationary", range(3, 4)),
+    "weight-shadow": operand("stationary", range(3, 4)),
+    "weight-bus": operand("stationary", range(4), of_one_load=True),
+    "weight-bus-half": operand("stationary", range(2, 4), of_one_load=True),
+    "weight-bus-before-detector": operand("stationary", range(4), gated=False, of_one_load=True),
+    "activation": operand("streaming", range(3, 4)),
+    "activation-half": operand("streaming", range(2, 4)),
+    "activation-all": operand("streaming", range(4)),
+    "valid": operand("stationary", range(3, 4)),
+    "product": SumExposure(stage="product", row=5, col=3),
+    "adder": SumExposure(stage="node", row=5, col=3, level=2),
+    "cell": SumExposure(stage="partial_sum", col=3),
+    "accumulator": SumExposure(stage="accumulator", col=3),
+    "accumulator-pe": SumExposure(stage="accumulator", row=5, col=3),
+    "accumulator-entry": SumExposure(stage="accumulator", col=3, address=6),
+    "output": SumExposure(stage="output", col=3),
+    "weight-memory": stored("weight"),
+    "gradient-memory": stored("gradient"),
+    "optimizer-memory": stored("optimizer", state="exp_avg"),
+    "statistics-memory": stored("statistics"),
+    "activation-memory": stored("activation"),
+    "weight-elements": ElementExposure(of="weight", first=2, length=9),
+    "input-elements": ElementExposure(of="input", first=2, length=9),
+    "grad-output-elements": ElementExposure(of="grad_output", first=2, length=9),
+    "result-elements": ElementExposure(of="result", first=2, length=9),
+}
+every = pytest.mark.parametrize("word", SITES)
+
+
+@every
 def test_what_a_site_feeds(word: str) -> None:
-    assert build(word, row=5, col=3).exposure(rows=ROWS, cols=COLS) == GOLDEN[word]
+    assert build(word).exposure(rows=ROWS, cols=COLS) == GOLDEN[word]
 
 
-@pytest.mark.parametrize("word", SITES)
+def test_all_stores_and_operands_have_sites() -> None:
+    exposures = [build(word).exposure(rows=ROWS, cols=COLS) for word in SITES]
+    assert {exposure.store for exposure in exposures if isinstance(exposure, MemoryExposure)} == set(STORES)
+    assert {exposure.of for exposure in exposures if isinstance(exposure, ElementExposure)} == {*OPERANDS, "result"}
+
+
+@every
 @given(row=st.integers(0, ROWS - 1), col=st.integers(0, COLS - 1))
-def test_a_site_lies_on_the_array_feeds_its_own_column_and_evaluates_back(word: str, row: int, col: int) -> None:
-    site = build(word, row=row, col=col)
-    exposure = site.exposure(rows=ROWS, cols=COLS)
-    assert exposure.row == row
-    assert set(exposure.cols) <= set(range(COLS))
-    assert col in exposure.cols
-    assert eval(repr(site)) == site
+def test_a_site_on_the_array_feeds_its_own_place(word: str, row: int, col: int) -> None:
+    match build(word, row=row, col=col).exposure(rows=ROWS, cols=COLS):
+        case Exposure() as exposure:
+            assert exposure.row == row
+            assert set(exposure.cols) <= set(range(COLS))
+            assert col in exposure.cols
+        case SumExposure() as exposure:
+            assert exposure.col == col
+            assert exposure.row == (row if "row" in SITES[word].indices else 0)
+        case exposure:
+            assert exposure == GOLDEN[word]  # wherever: it is not on the array
 
 
-@pytest.mark.parametrize("word", SITES)
-def test_a_site_is_spelled_as_in_the_catalogue(word: str) -> None:
-    place = {"row": 5, "col": 3}
-    indices = ",".join(str(place[name]) for name in SITES[word].indices)
-    assert str(build(word, **place)) == f"{word}[{indices}]"
+@every
+def test_a_site_is_spelled_as_in_the_catalogue_parses_and_evaluates_back(word: str) -> None:
+    indices = ",".join(str(PLACE[name]) for name in SITES[word].indices)
+    site = build(word)
+    assert str(site) == f"{word}[{indices}]"
+    assert parse_fault(f"{site} bit 0 flip").site == site
+    assert eval(repr(site), vars(names)) == site
 
 
-@pytest.mark.parametrize("word", SITES)
+@pytest.mark.parametrize("word", [word for word in SITES if SITES[word].optional])
+def test_what_may_be_left_out_is_one(word: str) -> None:
+    spelling = SITES[word]
+    assert spelling.optional == 1
+    left = ",".join(str(PLACE[name]) for name in spelling.indices[:-1])
+    site = parse_fault(f"{word}[{left}] bit 0 flip").site
+    assert site == build(word, **{spelling.indices[-1]: 1})
+    assert str(site) == f"{word}[{left}]"
+
+
+@every
 def test_a_site_off_the_array_is_refused(word: str) -> None:
-    with pytest.raises(InvalidInput, match=r"row=8 is outside the 8 x 4 array \(rows 0\.\.7\)"):
-        build(word, row=8).exposure(rows=ROWS, cols=COLS)
-    with pytest.raises(InvalidInput, match=r"row=-1 is outside the 8 x 4 array \(rows 0\.\.7\)"):
-        build(word, row=-1).exposure(rows=ROWS, cols=COLS)
-    if "col" in SITES[word].indices:
-        with pytest.raises(InvalidInput, match=r"col=4 is outside the 8 x 4 array \(cols 0\.\.3\)"):
-            build(word, col=4).exposure(rows=ROWS, cols=COLS)
+    for name, inside, size in (("row", "rows 0..7", ROWS), ("col", "cols 0..3", COLS)):
+        for index in (size, -1):
+            if name in SITES[word].indices:
+                with pytest.raises(
+                    InvalidInput, match=re.escape(f"{name}={index} is outside the 8 x 4 array ({inside})")
+                ):
+                    build(word, **{name: index}).exposure(rows=ROWS, cols=COLS)
 
 
 @pytest.mark.parametrize("site", [WeightBus(row=0, reach="half"), ActivationRegister(row=0, reach="half")])
 def test_half_of_an_odd_array_is_refused(site: Site) -> None:
     with pytest.raises(InvalidInput, match="reach='half' needs an array with an even number of columns, not 5"):
         site.exposure(rows=8, cols=5)
+
+
+# Which words an effect meets.
+
+INT8 = FORMATS["int8"]
+
+
+@every
+def test_bits_are_those_of_the_word_at_the_place(word: str) -> None:
+    # HARDWARE.md, "Widths", on 8 lanes of int8: products 18, cell sums 19, accumulator 34, output 32 bits.
+    bits = {"product": 18, "node": 19, "partial_sum": 19, "accumulator": 34, "output": 32}
+    site = build(word)
+    exposure = site.exposure(rows=ROWS, cols=COLS)
+    width = bits[exposure.stage] if isinstance(exposure, SumExposure) else 1 if word == "valid" else 8
+    array = nvdla(rows=ROWS, cols=COLS)
+    site.check(StuckAt(bit=width - 1, value=0), array, INT8)
+    with pytest.raises(InvalidInput, match=f"bit={width} is outside int{width} |the place holds one bit"):
+        site.check(StuckAt(bit=width, value=0), array, INT8)
+
+
+def test_the_valid_bit_at_0_takes_the_word_for_zero_and_at_1_does_nothing() -> None:
+    site = OperandValid(row=0, col=0)
+    assert site.acts(StuckAt(bit=0, value=0)) == site.acts(Flip(bits=(0,))) == ZERO
+    assert site.acts(StuckAt(bit=0, value=1)) is None
+
+
+@pytest.mark.parametrize("effect", [StuckAt(bit=1, value=0), Flip(bits=(0, 1)), SetTo(value=0.0), RandomWord(seed=1)])
+def test_the_valid_bit_is_one_bit(effect: Effect) -> None:
+    message = f"effect '{effect}' of valid[0,0]: the place holds one bit; use bit 0, stuck-at or flip"
+    with pytest.raises(InvalidInput, match=re.escape(message)):
+        OperandValid(row=0, col=0).check(effect, nvdla_small(), INT8)
+
+
+def test_other_sites_let_the_effect_act_as_it_is() -> None:
+    effect = StuckAt(bit=0, value=1)
+    assert all(build(word).acts(effect) == effect for word in SITES if word != "valid")
+
+
+def test_the_word_of_a_sum_is_the_arrays() -> None:
+    product = Product(row=0, col=0)
+    product.check(StuckAt(bit=17, value=0), nvdla_small(), INT8)
+    with pytest.raises(InvalidInput, match=r"bit=17 is outside int16 \(0\.\.15; 15 is the sign\)"):
+        product.check(StuckAt(bit=17, value=0), systolic(rows=8, cols=8), INT8)
+    product.check(StuckAt(bit=31, value=0), nvdla_small(), FORMATS["bf16"])  # fp32
 
 
 @pytest.mark.parametrize(
@@ -100,6 +227,44 @@ def test_half_of_an_odd_array_is_refused(site: Site) -> None:
             lambda: WeightBus(row=0, reach="half", before_zero_detector=True),
             "before_zero_detector of WeightBus needs reach='all': it splits behind the detector",
         ),
+        (lambda: Accumulator(col=0, address=-1), "address=-1 of Accumulator must not be negative"),
+        (
+            lambda: Accumulator(col=0, row=2, address=1),
+            "row=2 of Accumulator has no meaning with an address; leave one of them out",
+        ),
+        (
+            lambda: Memory(store="cache", name="w", index=0),  # type: ignore[arg-type]
+            f"store='cache' of Memory is unknown; choose one of {', '.join(STORES)}",
+        ),
+        (
+            lambda: Memory(store="weight", name="w", index=-1),
+            "Memory needs index >= 0 and length >= 1, not index=-1, length=1",
+        ),
+        (lambda: Memory(store="weight", name="w", index=0, length=0), "not index=0, length=0"),
+        (
+            lambda: Memory(store="optimizer", name="w", index=0),
+            "state='' of Memory belongs to store='optimizer' and must be given there, such as exp_avg",
+        ),
+        (lambda: Memory(store="weight", name="w", index=0, state="exp_avg"), "state='exp_avg' of Memory belongs to"),
+        (
+            lambda: Memory(store="weight", name="", index=0),
+            "name='' of Memory must be a name without blanks, commas and closing brackets",
+        ),
+        (lambda: Memory(store="weight", name="a,b", index=0), "name='a,b' of Memory must be a name without blanks"),
+        (lambda: Memory(store="weight", name="a]", index=0), "name='a]' of Memory must be a name without blanks"),
+        (
+            lambda: Memory(store="optimizer", name="w", index=0, state="a b"),
+            "state='a b' of Memory must be a name without blanks",
+        ),
+        (
+            lambda: Elements(of="bias", first=0),  # type: ignore[arg-type]
+            "of='bias' of Elements is unknown; choose one of weight, input, grad_output, result",
+        ),
+        (
+            lambda: Elements(of="weight", first=-1),
+            "Elements needs first >= 0 and length >= 1, not first=-1, length=1",
+        ),
+        (lambda: Elements(of="weight", first=0, length=0), "not first=0, length=0"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -1,14 +1,18 @@
 """Timings: when a fault is active."""
 
+import math
 import re
 from collections.abc import Callable
+from itertools import groupby
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from miscompute import PERMANENT, Intermittent, InvalidInput, Transient, parse_fault
-from miscompute.fault import TIMINGS, Permanent, Timing
+from miscompute.fault import TIMINGS, Arrivals, Bursts, DutyCycle, Permanent, RandomWord, Timing
+from miscompute.formats import FORMATS
 from miscompute.hardware import PASSES
 
 steps = st.integers(0, 1000)
@@ -45,6 +49,99 @@ def test_intermittent_is_on_and_off_in_turn(on: int, off: int, start: int) -> No
     assert active == [False] * start + 3 * ([True] * on + [False] * off)
 
 
+def test_a_cycle_is_in_its_step_pass_and_layer() -> None:
+    transient = Transient(step=7, pass_="forward", layer="fc", cycle=12, until="reload")
+    assert transient.active(step=7, pass_="forward", layer="fc")
+    assert not transient.active(step=7, pass_="grad_input", layer="fc")
+    assert not transient.active(step=7, pass_="forward", layer="conv")
+    assert not transient.active(step=8, pass_="forward", layer="fc")
+
+
+# Random timings.
+
+
+def steps_of(timing: Timing, steps: int) -> list[bool]:
+    return [timing.active(step=step, pass_="forward", layer="fc") for step in range(steps)]
+
+
+@pytest.mark.parametrize(("mean_on", "mean_off"), [(4.0, 6.0), (1.0, 9.0), (2.5, 1.0)])
+def test_bursts_are_as_long_as_they_say(mean_on: float, mean_off: float) -> None:
+    runs = [
+        (on, len(list(run)))
+        for on, run in groupby(steps_of(Bursts(mean_on=mean_on, mean_off=mean_off, seed=3), 30_000))
+    ]
+    assert runs[0][0] is False  # it starts absent
+    for state, mean in ((True, mean_on), (False, mean_off)):
+        lengths = [length for on, length in runs[:-1] if on == state]  # the last is cut off
+        sigma = math.sqrt(mean * (mean - 1) / len(lengths))  # of the mean of geometric lengths
+        assert abs(np.mean(lengths) - mean) <= 5 * sigma
+        assert abs(lengths.count(1) / len(lengths) - 1 / mean) <= 5 * math.sqrt((1 - 1 / mean) / mean / len(lengths))
+
+
+@given(st.permutations(range(40)), st.integers(0, 5))
+def test_bursts_do_not_depend_on_who_asks_when(order: list[int], seed: int) -> None:
+    timing = Bursts(mean_on=2.0, mean_off=3.0, seed=seed)
+    others = [Bursts(mean_on=2.0, mean_off=3.0, seed=100 + other) for other in range(70)]  # more than are kept
+    expected = steps_of(timing, 40)
+    for other in others:
+        other.active(step=0, pass_="forward", layer="fc")
+    found = {step: timing.active(step=step, pass_="grad_input", layer="conv") for step in order}
+    assert [found[step] for step in range(40)] == expected
+
+
+def test_a_duty_cycle_hits_its_part_of_the_executions_each_by_itself() -> None:
+    timing = DutyCycle(part=0.3, seed=1)
+    hits = np.array(
+        [
+            [
+                [timing.active(step=step, pass_=pass_, layer=layer) for layer in ("fc", "conv1", "conv2")]
+                for pass_ in PASSES
+            ]
+            for step in range(2000)
+        ]
+    )
+    assert abs(hits.mean() - 0.3) < 5 * math.sqrt(0.3 * 0.7 / hits.size)
+    flat = hits.reshape(2000, 9).astype(float)
+    apart = np.corrcoef(flat, rowvar=False)[~np.eye(9, dtype=bool)]
+    assert (abs(apart) < 5 / math.sqrt(2000)).all()  # no two executions of a step go together
+    assert all(steps_of(DutyCycle(part=1.0, seed=1), 50))
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.7, 5.0])
+def test_arrivals_come_at_their_rate(rate: float) -> None:
+    hits, p = steps_of(Arrivals(faults_per_step=rate, seed=4), 8000), 1 - math.exp(-rate)
+    assert abs(sum(hits) - 8000 * p) <= 5 * math.sqrt(8000 * p * (1 - p))
+
+
+def test_an_arrival_hits_all_of_its_step() -> None:
+    timing = Arrivals(faults_per_step=0.5, seed=4)
+    for step in range(20):
+        assert (
+            len({timing.active(step=step, pass_=pass_, layer=layer) for pass_ in PASSES for layer in ("fc", "c")}) == 1
+        )
+
+
+def test_a_rare_arrival_is_as_rare_as_it_says_and_not_never() -> None:
+    timing = Arrivals(faults_per_step=2e-3, seed=0)
+    assert 1 <= sum(steps_of(timing, 7000)) <= 33  # 14, within 5 sigma
+
+
+@pytest.mark.parametrize(
+    "build", [lambda s: Bursts(mean_on=2.0, mean_off=2.0, seed=s), lambda s: DutyCycle(part=0.5, seed=s)]
+)
+def test_seeds_differ(build: Callable[[int], Timing]) -> None:
+    one, other = steps_of(build(1), 400), steps_of(build(2), 400)
+    assert 100 < sum(a != b for a, b in zip(one, other, strict=True)) < 300
+
+
+@pytest.mark.parametrize("timing", [Arrivals(faults_per_step=0.02, seed=1), DutyCycle(part=0.02, seed=1)])
+def test_that_a_step_is_hit_does_not_tell_which_word_comes_out(timing: Timing) -> None:
+    # The seed is the effect's too, and effects are drawn by (step, pass, layer): here the first of each.
+    hit = [step for step, is_hit in enumerate(steps_of(timing, 8000)) if is_hit]
+    words = [RandomWord(seed=1).read(np.zeros(2, np.uint64), FORMATS["int8"], key=(step, 0, 0)) for step in hit]
+    assert (abs(np.mean(words, axis=0) - 127.5) < 5 * 73.9 / math.sqrt(len(hit))).all()  # sigma of 0..255
+
+
 # One row a word of TIMINGS, so that a new one does not go untested.
 SPELLED: dict[str, dict[str, Timing]] = {
     "permanent": {"permanent": PERMANENT},
@@ -53,7 +150,14 @@ SPELLED: dict[str, dict[str, Timing]] = {
         "transient step 7 pass grad_weight": Transient(step=7, pass_="grad_weight"),
         "transient step 7 layer blocks[0].fc": Transient(step=7, layer="blocks[0].fc"),
         "transient step 7 pass forward layer fc": Transient(step=7, pass_="forward", layer="fc"),
+        "transient step 7 pass forward layer fc cycle 12": Transient(step=7, pass_="forward", layer="fc", cycle=12),
+        "transient step 7 pass forward layer fc cycle 12 until reload": Transient(
+            step=7, pass_="forward", layer="fc", cycle=12, until="reload"
+        ),
     },
+    "bursts": {"bursts mean_on 2.0 mean_off 3.5 seed 1": Bursts(mean_on=2.0, mean_off=3.5, seed=1)},
+    "duty-cycle": {"duty-cycle part 0.25 seed 1": DutyCycle(part=0.25, seed=1)},
+    "arrivals": {"arrivals faults_per_step 1e-05 seed 1": Arrivals(faults_per_step=1e-5, seed=1)},
     "intermittent": {
         "intermittent on 1 off 2": Intermittent(on=1, off=2),
         "intermittent on 1 off 2 start 3": Intermittent(on=1, off=2, start=3),
@@ -80,6 +184,41 @@ def test_the_catalogue_is_spelled_parsed_and_evaluates_back(word: str) -> None:
         ),
         (lambda: Transient(step=0, layer="a b"), "layer='a b' of Transient must be a name without blanks"),
         (lambda: Transient(step=0, layer=""), "layer='' of Transient must be a name without blanks"),
+        (
+            lambda: Transient(step=0, layer="fc", cycle=3),
+            "cycle=3 of Transient needs a pass and a layer: cycles count within one pass",
+        ),
+        (lambda: Transient(step=0, pass_="forward", cycle=3), "cycle=3 of Transient needs a pass and a layer"),
+        (
+            lambda: Transient(step=0, pass_="forward", layer="fc", cycle=-1),
+            "cycle=-1 of Transient must not be negative; the first cycle is 0",
+        ),
+        (
+            lambda: Transient(step=0, until="end"),  # type: ignore[arg-type]
+            "until='end' of Transient is unknown; choose one of cycle, reload",
+        ),
+        (
+            lambda: Transient(step=0, until="reload"),
+            "until='reload' of Transient needs the cycle in which the register is upset",
+        ),
+        (
+            lambda: Bursts(mean_on=0.5, mean_off=1, seed=0),
+            "Bursts needs finite mean_on >= 1 and mean_off >= 1 steps and seed >= 0, not mean_on=0.5, mean_off=1, "
+            "seed=0",
+        ),
+        (lambda: Bursts(mean_on=1, mean_off=math.inf, seed=0), "not mean_on=1, mean_off=inf, seed=0"),
+        (lambda: Bursts(mean_on=math.nan, mean_off=1, seed=0), "not mean_on=nan, mean_off=1, seed=0"),
+        (lambda: Bursts(mean_on=1, mean_off=1, seed=-1), "not mean_on=1, mean_off=1, seed=-1"),
+        (lambda: DutyCycle(part=0, seed=0), "DutyCycle needs 0 < part <= 1 and seed >= 0, not part=0, seed=0"),
+        (lambda: DutyCycle(part=1.1, seed=0), "not part=1.1, seed=0"),
+        (lambda: DutyCycle(part=math.nan, seed=0), "not part=nan, seed=0"),
+        (lambda: DutyCycle(part=1, seed=-1), "not part=1, seed=-1"),
+        (
+            lambda: Arrivals(faults_per_step=0, seed=0),
+            "Arrivals needs finite faults_per_step > 0 and seed >= 0, not faults_per_step=0, seed=0",
+        ),
+        (lambda: Arrivals(faults_per_step=math.inf, seed=0), "not faults_per_step=inf, seed=0"),
+        (lambda: Arrivals(faults_per_step=1, seed=-1), "not faults_per_step=1, seed=-1"),
         (
             lambda: Intermittent(on=0, off=1),
             "Intermittent needs on >= 1, off >= 1 and start >= 0 steps, not on=0, off=1, start=0",

@@ -148,7 +148,7 @@ class SetTo(BitOperation):
         return Masks(keep=0, set=int(format.encode(np.array(self.value))), flip=0)
 
     def __str__(self) -> str:
-        return f"set-to {self.value!r}"
+        return f"set-to {float(self.value)!r}"
 
 
 ZERO = SetTo(value=0.0)
@@ -227,7 +227,9 @@ class RandomFlips(_Drawn):
         return np.asarray(words ^ bits.sum(axis=-1, dtype=np.uint64))
 
     def __str__(self) -> str:
-        weights = "" if self.weights == (1.0,) else f" weights {','.join(map(repr, self.weights))}"
+        weights = (
+            "" if self.weights == (1.0,) else f" weights {','.join(repr(float(weight)) for weight in self.weights)}"
+        )
         return f"random-flips seed {self.seed}{weights}"
 
 

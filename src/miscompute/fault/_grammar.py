@@ -74,7 +74,7 @@ class _Words:
 
     def number(self, wanted: str) -> int:
         word = self.read(wanted)
-        if not re.fullmatch(r"-?[0-9]+", word):
+        if not re.fullmatch(r"-?[0-9]{1,40}", word):
             self.fail(f"expected {wanted}, a number")
         return int(word)
 
@@ -108,7 +108,7 @@ def _site(words: _Words) -> Site:
     given = [index.strip() for index in match[2].split(",")]
     fields = spelling.indices[: len(given)]
     if not len(spelling.indices) - spelling.optional <= len(given) <= len(spelling.indices) or not all(
-        index if field in ("name", "state") else re.fullmatch(r"[0-9]+", index)
+        index if field in ("name", "state") else re.fullmatch(r"[0-9]{1,40}", index)
         for field, index in zip(fields, given, strict=True)
     ):
         words.fail(f"expected {match[1]}[{','.join(spelling.indices)}] with numbers")
@@ -133,7 +133,7 @@ def _effect(words: _Words) -> Effect:
 
 def _bit_effect(words: _Words) -> Effect:
     bits = words.read("a bit")
-    if not re.fullmatch(r"[0-9]+(,[0-9]+)*", bits):
+    if not re.fullmatch(r"[0-9]{1,40}(,[0-9]{1,40})*", bits):
         words.fail("expected a bit number, or several with commas between")
     verb = words.read("stuck-at or flip")
     if verb not in EFFECTS:
@@ -197,6 +197,7 @@ _READERS: Mapping[Any, Callable[[_Words, str], Any]] = {
 
 def _fields(build: Any) -> Iterator[dataclasses.Field[Any]]:
     """Give the fields of a value that a fault string spells: those that its builder has not set."""
+    kind: Any
     kind, fixed = (build.func, build.keywords) if isinstance(build, partial) else (build, {})
     return (field for field in dataclasses.fields(kind) if field.name not in fixed and field.type is not bool)
 

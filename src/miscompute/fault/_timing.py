@@ -137,7 +137,7 @@ class Bursts(Timing):
     The lengths are geometric: in each step the state changes with probability 1 / mean. It starts absent. Source: the
     two-state (Gilbert) model of intermittent faults.
 
-    >>> burst = Bursts(mean_on=2, mean_off=3, seed=2)
+    >>> burst = Bursts(mean_on=2.0, mean_off=3.0, seed=2)
     >>> [burst.active(step=s, pass_="forward", layer="fc") for s in range(8)]
     [False, False, False, False, True, False, True, True]
     """
@@ -158,7 +158,7 @@ class Bursts(Timing):
         return _changes_until(self, step) % 2 == 1
 
     def __str__(self) -> str:
-        return f"bursts mean_on {self.mean_on!r} mean_off {self.mean_off!r} seed {self.seed}"
+        return f"bursts mean_on {float(self.mean_on)!r} mean_off {float(self.mean_off)!r} seed {self.seed}"
 
 
 @lru_cache(maxsize=64)
@@ -196,7 +196,7 @@ class DutyCycle(Timing):
         return bool(generator.random() < self.part)
 
     def __str__(self) -> str:
-        return f"duty-cycle part {self.part!r} seed {self.seed}"
+        return f"duty-cycle part {float(self.part)!r} seed {self.seed}"
 
 
 @final
@@ -222,7 +222,7 @@ class Arrivals(Timing):
         return bool(_generator(self.seed, step).random() < -math.expm1(-self.faults_per_step))
 
     def __str__(self) -> str:
-        return f"arrivals faults_per_step {self.faults_per_step!r} seed {self.seed}"
+        return f"arrivals faults_per_step {float(self.faults_per_step)!r} seed {self.seed}"
 
 
 TIMINGS: Mapping[str, type[Timing]] = MappingProxyType(

@@ -195,7 +195,10 @@ def systolic(
     >>> systolic(rows=128, cols=128, format="bf16").zero_gate
     False
     """
-    kinds = {"weight-stationary": WeightStationary, "output-stationary": OutputStationary}
+    kinds: dict[str, type[WeightStationary | OutputStationary]] = {
+        "weight-stationary": WeightStationary,
+        "output-stationary": OutputStationary,
+    }
     if dataflow not in kinds:
         raise InvalidInput(f"dataflow={dataflow!r} is unknown; choose one of {', '.join(kinds)}")
     return kinds[dataflow](
