@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +13,17 @@ from numpy.typing import NDArray
 from miscompute import InvalidInput, nvdla
 from miscompute.fault import (
     SITES,
+    Accumulator,
     ActivationRegister,
+    AdderNode,
+    CellOutput,
     Fault,
+    FinalOutput,
     Flip,
+    Product,
     Site,
     StuckAt,
+    Transient,
     WeightBus,
     WeightRegister,
     parse_fault,
@@ -25,37 +33,33 @@ from miscompute.reference import CoreResult, convolve
 Array64 = NDArray[np.float64]
 
 
-def _site(name: str, *, row: int, col: int) -> Site | None:
-    """Translate a site of the vectors; None if the core does not know it."""
-    match name:
-        case "weight_reg":
-            return WeightRegister(row=row, col=col)
-        case "weight_shadow":
-            return WeightRegister(row=row, col=col, stage="shadow")
-        case "weight_bus_half":
-            return WeightBus(row=row, col=col, reach="half")
-        case "weight_bus_all":
-            return WeightBus(row=row)
-        case "weight_bus_all_prezero":
-            return WeightBus(row=row, before_zero_detector=True)
-        case "act_reg_cell":
-            return ActivationRegister(row=row, col=col)
-        case "act_reg_half":
-            return ActivationRegister(row=row, col=col, reach="half")
-        case "act_reg_all":
-            return ActivationRegister(row=row, reach="all")
-    return None
+SITE: Mapping[str, Callable[[int, int, int], Site]] = {
+    "weight_reg": lambda c, k, _: WeightRegister(row=c, col=k),
+    "weight_shadow": lambda c, k, _: WeightRegister(row=c, col=k, stage="shadow"),
+    "weight_bus_half": lambda c, k, _: WeightBus(row=c, col=k, reach="half"),
+    "weight_bus_all": lambda c, _k, _a: WeightBus(row=c),
+    "weight_bus_all_prezero": lambda c, _k, _a: WeightBus(row=c, before_zero_detector=True),
+    "act_reg_cell": lambda c, k, _: ActivationRegister(row=c, col=k),
+    "act_reg_half": lambda c, k, _: ActivationRegister(row=c, col=k, reach="half"),
+    "act_reg_all": lambda c, _k, _a: ActivationRegister(row=c, reach="all"),
+    "product": lambda c, k, _: Product(row=c, col=k),
+    "adder_node": lambda c, k, _: AdderNode(row=c, col=k),
+    "adder_root": lambda _c, k, _a: CellOutput(col=k),
+    "cell_out": lambda _c, k, _a: CellOutput(col=k),
+    "accumulator": lambda _c, k, _a: Accumulator(col=k),
+    "accumulator_entry": lambda _c, k, a: Accumulator(col=k, address=a),
+    "final_out": lambda _c, k, _a: FinalOutput(col=k),
+}
+"""The sites of the vectors, from lane, cell and address."""
 
 
-VECTORS = {"mac_int8": 652, "conv_int8_8x8": 650, "conv_int8_64x32": 130}
-"""How many faults at sites the core knows each file holds."""
-
-
-@pytest.mark.parametrize("file", VECTORS)
-def test_agrees_with_rtl(vectors: Path, file: str) -> None:
-    data = np.load(vectors / f"{file}.npz", allow_pickle=False)
+@pytest.mark.usefixtures("unchecked")  # of types, which costs more than the computation
+@pytest.mark.parametrize(("file", "faults"), [("mac_int8", 792), ("conv_int8_8x8", 1000), ("conv_int8_64x32", 190)])
+def test_agrees_with_rtl(vectors: Path, file: str, faults: int) -> None:
+    with np.load(vectors / f"{file}.npz", allow_pickle=False) as archive:
+        data = dict(archive)
     array = nvdla(rows=int(data["C"]), cols=int(data["K"]), format="int8")
-    faults = 0
+    compared = 0
     for index, layer in enumerate(json.loads(str(data["layers"]))):
         pad = layer.get("pad", [0, 0])
         frame = ((0, 0), *((p, p) for p in pad))
@@ -66,15 +70,60 @@ def test_agrees_with_rtl(vectors: Path, file: str) -> None:
         healthy = convolve(array, None, w, x, stride=stride, padding=(0, 0), dilation=dilation)
         np.testing.assert_array_equal(healthy.result[0], data[f"y_ref{index}"])
         for row, expected in zip(np.flatnonzero(data["f_layer"] == index), data[f"y_fault{index}"], strict=True):
-            site = _site(str(data["f_site"][row]), row=int(data["f_c"][row]), col=int(data["f_k"][row]))
-            if site is None:
-                continue
-            effect = StuckAt(bit=int(data["f_bit"][row]), value=int(data["f_val"][row]))
-            fault = Fault(site=site, effect=effect)
+            site, *place = (data[f"f_{field}"][row] for field in ("site", "c", "k", "addr"))
+            fault = Fault(
+                site=SITE[str(site)](*map(int, place)),
+                effect=StuckAt(bit=int(data["f_bit"][row]), value=int(data["f_val"][row])),
+            )
             core = convolve(array, fault, w, x, stride=stride, padding=(0, 0), dilation=dilation)
             np.testing.assert_array_equal(core.result[0], expected, err_msg=f"{layer['name']}: {fault}")
-            faults += 1
-    assert faults == VECTORS[file]
+            assert (core.result == healthy.result)[~core.touched].all()
+            compared += 1
+    assert compared == faults
+
+
+def _cycle(*, oc: int, ic: int, tap: int, pixel: int, out: int, sizes: tuple[int, int, int]) -> tuple[int, int]:
+    """Count the atomic operations before one, and those of its kernel position that are left in its stripe."""
+    channels, taps, pixels = sizes
+    array, cycle = nvdla(rows=8, cols=8), 0
+    for group in range(0, out, 8):
+        for stripe in array.stripes(pixels):
+            for block in range(0, channels, 8):
+                for position in range(taps):
+                    if (group, block, position) == (oc - oc % 8, ic - ic % 8, tap) and pixel in stripe:
+                        return cycle + pixel - stripe.start, stripe.stop - pixel
+                    cycle += len(stripe)
+    raise AssertionError
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_transients_agree_with_rtl(vectors: Path) -> None:
+    with np.load(vectors / "transient_8x8.npz", allow_pickle=False) as archive:
+        data = dict(archive)
+    x, w = data["x"].astype(np.float64)[None], data["w"].astype(np.float64)
+    array = nvdla(rows=8, cols=8, format="int8")
+    arguments: dict[str, Any] = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)}
+    np.testing.assert_array_equal(convolve(array, None, w, x, **arguments).result[0], data["y_ref"])
+    for row, kind in enumerate(data["type"]):
+        lane, cell, bit, oc, ic, r, s, oh, ow = (
+            int(data[f][row]) for f in ("c", "k", "bit", "oc", "ic", "r", "s", "oh", "ow")
+        )
+        sites: dict[str, Site] = {
+            "w_set": WeightRegister(row=lane, col=cell),
+            "w_seu": WeightRegister(row=lane, col=cell),
+            "x_set": ActivationRegister(row=lane, col=cell),
+            "psum_set": CellOutput(col=cell),
+        }
+        cycle, left = _cycle(oc=oc, ic=ic, tap=r * 3 + s, pixel=oh * 6 + ow, out=16, sizes=(16, 9, 36))
+        assert left == data["n_pixels"][row] or kind != "w_seu"
+        timing = Transient(
+            step=0, pass_="forward", layer="c", cycle=cycle, until="reload" if kind == "w_seu" else "cycle"
+        )
+        fault = Fault(site=sites[str(kind)], effect=Flip(bits=(bit,)), timing=timing)
+        core = convolve(array, fault, w, x, **arguments)
+        np.testing.assert_array_equal(core.result[0], data["y_fault"][row], err_msg=f"row {row}: {fault}")
+        assert core.touched.sum() <= left
+    assert len(data["type"]) == 250
 
 
 def _matrix(
@@ -243,10 +292,15 @@ def test_an_inactive_fault_does_nothing() -> None:
 
 
 @pytest.mark.parametrize("word", SITES)
-def test_knows_every_operand_site(word: str) -> None:
-    site = SITES[word].build(**dict.fromkeys(SITES[word].indices, 0))
-    core = _matrix(Fault(site=site, effect=Flip(bits=(0,))), W, X)
-    assert core.stationary.reached.any() or core.streaming.reached.any()
+def test_knows_every_site_of_the_arithmetic(word: str) -> None:
+    at = {"name": "name", "state": "state", "level": 1, "length": 1}
+    site = SITES[word].build(**{field: at.get(field, 0) for field in SITES[word].indices})
+    fault = Fault(site=site, effect=Flip(bits=(0,)))
+    if "memory" in word or "elements" in word:
+        with pytest.raises(InvalidInput, match="is no place of the Nvdla array"):
+            _matrix(fault, W, X)
+    else:
+        assert _matrix(fault, [[*cell, 1.0] for cell in W], [[*pixel, 1.0] for pixel in X]).touched.any()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,10 @@ from ._layer import OperandReading as OperandReading
 from ._layer import forward as forward
 from ._layer import grad_input as grad_input
 from ._layer import grad_weight as grad_weight
-from ._nvdla import CoreResult as CoreResult
-from ._nvdla import Reading as Reading
+from ._layer import layer_result as layer_result
 from ._nvdla import convolve as convolve
+from ._simd import vector_product as vector_product
+from ._systolic import output_stationary as output_stationary
+from ._systolic import weight_stationary as weight_stationary
+from ._words import CoreResult as CoreResult
+from ._words import Reading as Reading

@@ -1,60 +1,53 @@
 """NVDLA's direct-convolution core, one atomic operation after another."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._invalid import InvalidInput
-from ..fault import ActivationRegister, Effect, Fault, WeightBus, WeightRegister
-from ..formats import Format
-from ..hardware import Array
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Reading:
-    """What became of an operand in the registers, element by element, in the operand's shape.
-
-    Args:
-        words: the words as read wrong where ``reached``, as stored elsewhere.
-        reached: whether the element sat in a faulty register in at least one atomic operation, and was not spared there
-            as a zero. That its partner in the product was zero does not count: the word was wrong all the same.
-        read: whether it sat in any register at all. Strides and ends leave some elements out.
-    """
-
-    words: NDArray[np.uint64]
-    reached: NDArray[np.bool_]
-    read: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CoreResult:
-    """What the core computed, (image, cell, *position), and how it read the two operands."""
-
-    result: NDArray[np.float64]
-    stationary: Reading
-    streaming: Reading
+from ..fault import (
+    Accumulator,
+    ActivationRegister,
+    AdderNode,
+    CellOutput,
+    Fault,
+    FinalOutput,
+    OperandValid,
+    Product,
+    WeightBus,
+    WeightRegister,
+)
+from ..hardware import Array, Nvdla
+from ._words import ON_THE_WAY, Broken, CoreResult, InMemory, Numbers, Sums, blocks, broken_in, not_a_place, reshaped
 
 
 class _Registers(NamedTuple):
-    """The faulty operand registers: of which operand, which multipliers read them, (cell, lane), and what they read."""
+    """The faulty operand registers: of which operand, and which multipliers read them, (cell, lane)."""
 
     operand: Literal["stationary", "streaming"]
     faulty: NDArray[np.bool_]
-    before_zero_detector: bool
-    effect: Effect
 
 
-def _faulty_registers(fault: Fault, *, rows: int, cols: int) -> _Registers:
-    """Mark the multipliers that read a wrong word from the fault's site."""
-    site = fault.site
-    site.exposure(rows=rows, cols=cols)  # raises if the site is not on the array
-    faulty = np.zeros((cols, rows), dtype=np.bool_)
-    half = cols // 2
-    match site:
-        case WeightRegister(row=row, col=col) | ActivationRegister(row=row, col=col, reach="cell"):
+def _faulty_registers(array: Array, broken: Broken | None) -> _Registers | None:
+    """Mark the multipliers that read a wrong word from the fault's site; None if there are none."""
+    match broken:
+        case None:
+            return None
+        case Broken(site=AdderNode(level=level)) if not 1 <= level <= (array.rows - 1).bit_length():
+            raise not_a_place(broken, array)
+        case Broken(site=Accumulator(row=row)) if row:
+            raise not_a_place(broken, array)
+    if isinstance(broken.site, ON_THE_WAY):
+        return None
+    faulty = np.zeros((array.cols, array.rows), dtype=np.bool_)
+    half = array.cols // 2
+    match broken.site:
+        case (
+            WeightRegister(row=row, col=col)
+            | OperandValid(row=row, col=col)
+            | ActivationRegister(row=row, col=col, reach="cell")
+        ):
             faulty[col, row] = True
         case WeightBus(row=row, col=col, reach="half") | ActivationRegister(row=row, col=col, reach="half"):
             faulty[:half, row] = col < half
@@ -62,59 +55,8 @@ def _faulty_registers(fault: Fault, *, rows: int, cols: int) -> _Registers:
         case WeightBus(row=row, reach="all") | ActivationRegister(row=row, reach="all"):
             faulty[:, row] = True
         case _:
-            raise InvalidInput(f"site={site} is not an operand register or bus, which is all this core knows")
-    return _Registers(
-        operand="streaming" if isinstance(site, ActivationRegister) else "stationary",
-        faulty=faulty,
-        before_zero_detector=isinstance(site, WeightBus) and site.before_zero_detector,
-        effect=fault.effect,
-    )
-
-
-def _misread(words: NDArray[np.uint64], effect: Effect, format: Format) -> NDArray[np.uint64]:
-    """Give what a faulty register hands on for each word it is given."""
-    masks = effect.masks(format)
-    return ((words & np.uint64(masks.keep)) | np.uint64(masks.set)) ^ np.uint64(masks.flip)
-
-
-class _Words:
-    """An operand in memory, its spatial dimensions flattened, and what it turns into in the registers.
-
-    For every word: its value, its value in a faulty register, whether the array gates it as a zero (and does so when it
-    lies in a faulty register), and whether that spares it from being misread.
-    """
-
-    def __init__(
-        self, values: NDArray[np.float64], *, format: Format, zero_gate: bool, registers: _Registers | None
-    ) -> None:
-        self._shape = values.shape
-        self.words = format.encode(values.reshape(*values.shape[:2], -1))
-        self.misread_words = self.words if registers is None else _misread(self.words, registers.effect, format)
-        self.value = format.decode(self.words)
-        self.misread = format.decode(self.misread_words)
-        self.gated = (self.value == 0) & zero_gate  # zeros of either sign
-        if registers is not None and registers.before_zero_detector:  # it looks at the word that is already wrong
-            self.misread_gated = (self.misread == 0) & zero_gate
-            self.spared = np.zeros_like(self.gated)
-        else:
-            self.misread_gated = self.spared = self.gated
-        self.reached = np.zeros_like(self.gated)
-        self.read = np.zeros_like(self.gated)
-
-    def reading(self, inside: tuple[slice, ...]) -> Reading:
-        """Give what was recorded, for the part ``inside`` the padding."""
-        words = np.where(self.reached, self.misread_words, self.words)
-        return Reading(
-            words=words.reshape(self._shape)[inside],
-            reached=self.reached.reshape(self._shape)[inside],
-            read=self.read.reshape(self._shape)[inside],
-        )
-
-
-def _blocks(total: int, size: int) -> Iterator[slice]:
-    """Cut ``total`` channels into blocks of ``size``; the last may be ragged."""
-    for start in range(0, total, size):
-        yield slice(start, min(start + size, total))
+            raise not_a_place(broken, array)
+    return _Registers("streaming" if isinstance(broken.site, ActivationRegister) else "stationary", faulty)
 
 
 def _addresses(
@@ -131,44 +73,127 @@ def _addresses(
     return addresses
 
 
-def _atomic_operations(
-    held: _Words,
-    passing: _Words,
-    registers: _Registers | None,
-    *,
-    cells: slice,
-    channels: slice,
-    lanes: NDArray[np.intp],
-    tap: int,
-    image: int,
-    addresses: NDArray[np.intp],
-) -> NDArray[np.float64]:
-    """Multiply one kernel position with the words of a stripe: one atomic operation an address.
+class _Operations(NamedTuple):
+    """The atomic operations of one channel block and one stripe: one a kernel position and address, (tap, pixel).
 
-    ``lanes`` gives the lane of each of the ``channels``. Returns the partial sum of each cell and address. What the
-    registers were given is marked in ``held`` and ``passing``.
+    ``lanes`` gives the lane of each of the ``channels``; ``cycles`` numbers the operations.
     """
-    in_cells = (cells, channels, tap)  # (cell, channel)
-    weights, weight_gated = held.value[in_cells][:, :, None], held.gated[in_cells][:, :, None]
-    passers = (channels, addresses)  # of one image: (channel, address)
-    activations, activation_gated = passing.value[image][passers][None], passing.gated[image][passers][None]
-    held.read[in_cells] = True
-    passing.read[image][passers] = True
 
-    if registers is not None:
-        faulty = registers.faulty[: cells.stop - cells.start, lanes]  # (cell, channel)
-        if registers.operand == "stationary":
-            weights = np.where(faulty, held.misread[in_cells], held.value[in_cells])[:, :, None]
-            weight_gated = np.where(faulty, held.misread_gated[in_cells], held.gated[in_cells])[:, :, None]
-            held.reached[in_cells] |= faulty & ~held.spared[in_cells]
-        else:  # each cell may now see another word
-            activations = np.where(faulty[:, :, None], passing.misread[image][passers], activations)
-            any_cell = np.any(faulty, axis=0, keepdims=True).T  # (channel, 1)
-            passing.reached[image][passers] |= any_cell & ~passing.spared[image][passers]
+    cells: slice
+    channels: slice
+    lanes: NDArray[np.intp]
+    image: int
+    addresses: NDArray[np.intp]
+    cycles: NDArray[np.intp]
 
-    products = np.where(weight_gated | activation_gated, 0.0, weights * activations)  # (cell, channel, address)
-    partial_sums: NDArray[np.float64] = products.sum(axis=1)
-    return partial_sums
+
+class _Core:
+    """The multipliers and adders of the core."""
+
+    def __init__(self, array: Array, broken: Broken | None, held: InMemory, passing: InMemory, sums: Sums) -> None:
+        self._array, self._broken, self._sums = array, broken, sums
+        self._registers = _faulty_registers(array, broken)
+        self._held, self._passing = held, passing
+
+    def partial_sums(self, at: _Operations) -> tuple[Numbers, NDArray[np.bool_]]:
+        """Multiply and add up: each cell's partial sums, (cell, tap, pixel), and whether the fault touched them."""
+        held, passing = self._held, self._passing
+        in_cells = (at.cells, at.channels)  # (cell, channel, tap)
+        passers = (at.channels, at.addresses)  # of one image: (channel, tap, pixel)
+        held.read[in_cells] = True
+        passing.read[at.image][passers] = True
+        w, w_gated = held.number[in_cells][..., None], held.gated[in_cells][..., None]
+        x, x_gated = passing.number[at.image][passers][None], passing.gated[at.image][passers][None]
+        touched = np.zeros((len(w), *at.cycles.shape), dtype=np.bool_)
+        if self._registers is not None:
+            wrong = self._wrong(self._registers, at)  # (cell, channel, tap, pixel)
+            if self._registers.operand == "stationary":
+                w = np.where(wrong, held.misread[in_cells][..., None], w)
+                w_gated = np.where(wrong, held.misread_gated[in_cells][..., None], w_gated)
+                wrong = wrong & ~held.spared[in_cells][..., None]
+                held.reached[in_cells] |= wrong.any(axis=3)
+            else:  # each cell may now see another word; the detector has seen the one that was sent
+                x = np.where(wrong, passing.misread[at.image][passers], x)
+                wrong = wrong & ~passing.spared[at.image][passers]
+                passing.reached[at.image][passers] |= wrong.any(axis=0)
+            touched |= wrong.any(axis=1)
+        products = np.where(w_gated | x_gated, w.dtype.type(0), w * x)  # (cell, channel, tap, pixel)
+        if not self._sums.in_words:
+            return products.sum(axis=1), touched
+        return self._in_words(products, np.broadcast_to(w, products.shape), np.broadcast_to(x, products.shape), at)
+
+    def _wrong(self, registers: _Registers, at: _Operations) -> NDArray[np.bool_]:
+        """Mark what multipliers read from a faulty register, (cell, channel, tap, pixel)."""
+        assert self._broken is not None
+        faulty = registers.faulty[: at.cells.stop - at.cells.start, at.lanes][..., None, None]
+        when = self._broken.when
+        if isinstance(self._broken.site, WeightBus):  # the cells get their words one a cycle
+            return faulty & when.loads(at.cycles, len(faulty)).T[:, None, :, None]
+        holds = isinstance(self._broken.site, WeightRegister)
+        return faulty & (when.while_held if holds else when.during)(at.cycles)
+
+    def _in_words(
+        self, products: Numbers, w: Numbers, x: Numbers, at: _Operations
+    ) -> tuple[Numbers, NDArray[np.bool_]]:
+        """Add products up in the tree, word by word; on lanes without a channel they are of two zeros."""
+
+        def on_lanes(words: Numbers) -> Numbers:
+            dealt = np.zeros((len(words), self._array.rows, *at.cycles.shape), dtype=words.dtype)
+            dealt[:, at.lanes] = words
+            return dealt
+
+        assert self._broken is not None
+        site, sums = self._broken.site, self._sums
+        there = self._broken.when.during(at.cycles)
+        touched = np.zeros((len(products), *at.cycles.shape), dtype=np.bool_)
+        nodes = sums.wrap(on_lanes(products), "product")
+        if isinstance(site, Product) and site.col < len(nodes):
+            multiplier = (site.col, site.row)
+            wrong = sums.misread_product(nodes[multiplier], on_lanes(w)[multiplier], on_lanes(x)[multiplier])
+            nodes[multiplier] = np.where(there, wrong, nodes[multiplier])
+            touched[site.col] = there
+        level = 0
+        while nodes.shape[1] > 1:
+            level += 1
+            left, right = nodes[:, 0::2], nodes[:, 1::2]
+            nodes = left.copy()  # an odd one goes up alone
+            nodes[:, : right.shape[1]] = sums.wrap(left[:, : right.shape[1]] + right, "node")
+            if isinstance(site, AdderNode) and site.level == level and site.col < len(nodes):
+                node = (site.col, site.row >> level)
+                nodes[node] = np.where(there, sums.misread(nodes[node], "node"), nodes[node])
+                touched[site.col] = there
+        partial = sums.wrap(nodes[:, 0], "partial_sum")
+        if isinstance(site, CellOutput) and site.col < len(partial):
+            partial[site.col] = np.where(there, sums.misread(partial[site.col], "partial_sum"), partial[site.col])
+            touched[site.col] = there
+        return partial, touched
+
+    def accumulate(
+        self, running: Numbers, touched: NDArray[np.bool_], at: _Operations, partial: Numbers, *, is_last_block: bool
+    ) -> None:
+        """Add partial sums, (cell, tap, pixel), to the running sums of a stripe, (cell, pixel), in place.
+
+        After the last one the result is finished.
+        """
+        sums, broken = self._sums, self._broken
+        if not sums.in_words:
+            running += partial.sum(axis=1)
+            return
+        assert broken is not None
+        site = broken.site
+        last = partial.shape[1] - 1 if is_last_block else -1
+        for tap, there in enumerate(broken.when.during(at.cycles)):
+            running[...] = sums.saturate(running + partial[:, tap], "accumulator")
+            if tap == last:
+                running[...] = sums.saturate(running, "output")
+            match site:
+                case Accumulator(col=col, address=address) if tap != last and col < len(running):
+                    hit = there & (address is None or np.arange(len(there)) == address)
+                    running[col] = np.where(hit, sums.misread(running[col], "accumulator"), running[col])
+                    touched[col] |= hit
+                case FinalOutput(col=col) if tap == last and col < len(running):
+                    running[col] = np.where(there, sums.misread(running[col], "output"), running[col])
+                    touched[col] |= there
 
 
 def convolve(
@@ -184,15 +209,24 @@ def convolve(
     layer_index: int = 0,
     active: bool = True,
 ) -> CoreResult:
-    """Compute a dense direct convolution on the core, with a fault in its operand registers.
+    """Compute a dense direct convolution on the core, with a fault anywhere in it.
 
     Loops, outer to inner: kernel group, image, stripe of result positions, channel block, kernel position; inside are
-    the atomic operations of the stripe's positions, one a position, in each of which cell ``k`` adds up ``rows``
-    products. Words are as the array's format spells them; sums are float64 (exact for int8, unrounded for the others).
+    the atomic operations of the stripe's positions, one a position and a cycle, in each of which cell ``k`` adds up
+    ``rows`` products: in a binary tree of neighbouring lanes, an odd one going up alone. Running sums take up partial
+    sums in that order and saturate, and so does the result. Cycles count the atomic operations alone, from 0.
+
+    In one cycle: an operand register is wrong for its operations (kept ``until="reload"``, a stationary word for the
+    operations of the same kernel position that are left in the stripe); a bus takes the stationary words of a kernel
+    position to the cells one a cycle, from the first cycle of those operations on, and a word that was loaded wrong is
+    wrong in all of them (an assumption: the order of loading is not known to the cycle).
+
+    Words are as the array's format spells them, and as `Sums` says on the way to a result.
 
     Args:
         array: the array; its format must be given.
-        fault: what is broken; None for a healthy core. Its timing is not looked at: that is ``active``.
+        fault: what is broken; None for a healthy core. Its timing is not looked at but for the cycle of a transient:
+            that is ``active``.
         stationary: held in the cells: (cell, lane, *kernel).
         streaming: passes by: (image, lane, *size), one to three spatial dimensions.
         stride: distance of neighbouring result positions in ``streaming``.
@@ -212,9 +246,70 @@ def convolve(
     >>> convolve(core, fault, ones, ones[:1], stride=(1,), padding=(0,), dilation=(1,)).result.tolist()
     [[[4.0], [12.0]]]
     """
-    format = array.format
-    if format is None:
-        raise InvalidInput("array has format=None, but a register holds words: give one, nvdla(..., format='fp32')")
+    broken = broken_in(array, fault, active=active)
+    if not isinstance(array, Nvdla):
+        raise InvalidInput(f"array={array} is no core for direct convolution; use layer_result")
+    out, framed = _sizes(stationary, streaming, stride, padding, dilation)
+    sums, registers = Sums(array, broken), _faulty_registers(array, broken)
+
+    def in_memory(operand: Literal["stationary", "streaming"], values: NDArray[np.float64]) -> InMemory:
+        is_hit = registers is not None and registers.operand == operand
+        flat = values.reshape(*values.shape[:2], -1)
+        return InMemory(flat, array=array, dtype=sums.dtype, broken=broken if is_hit else None)
+
+    padded = np.pad(streaming, ((0, 0), (0, 0), *((pad, pad) for pad in padding)))
+    held, passing = in_memory("stationary", stationary), in_memory("streaming", padded)
+    core = _Core(array, broken, held, passing, sums)
+    addresses = _addresses(out, stationary.shape[2:], framed, stride, dilation)
+    taps, pixels = addresses.shape
+    images, (cells_total, channels_total) = len(streaming), stationary.shape[:2]
+    result = np.zeros((images, cells_total, pixels), dtype=sums.dtype)
+    touched = np.zeros(result.shape, dtype=np.bool_)
+    cycle = 0
+
+    with np.errstate(invalid="ignore", over="ignore"):  # a misread word may be an infinity or NaN
+        for cells in blocks(cells_total, array.cols):  # a kernel group; cells beyond the last one are off
+            stripe_number = 0
+            for image in range(images):
+                for stripe in array.stripes(pixels):
+                    where = (image, cells, slice(stripe.start, stripe.stop))
+                    lanes = np.array(array.lanes(step=step, layer=layer_index, stripe=stripe_number))
+                    for channels in blocks(channels_total, array.rows):  # lanes beyond the last one are masked
+                        operations = taps * len(stripe)  # kernel positions, and in each of them pixels
+                        at = _Operations(
+                            cells=cells,
+                            channels=channels,
+                            lanes=lanes[: channels.stop - channels.start],
+                            image=image,
+                            addresses=addresses[:, stripe.start : stripe.stop],
+                            cycles=np.arange(cycle, cycle + operations).reshape(taps, -1),
+                        )
+                        partial, by_fault = core.partial_sums(at)
+                        touched[where] |= by_fault.any(axis=1)
+                        is_last_block = channels.stop == channels_total
+                        core.accumulate(result[where], touched[where], at, partial, is_last_block=is_last_block)
+                        cycle += operations
+                    stripe_number += 1
+
+    everything = (slice(None), slice(None))
+    inside = tuple(slice(pad, pad + size) for pad, size in zip(padding, streaming.shape[2:], strict=True))
+    return CoreResult(
+        result=result.reshape(images, cells_total, *out).astype(np.float64) * (held.unit * passing.unit),
+        touched=touched.reshape(images, cells_total, *out),
+        stationary=reshaped(held.reading(), stationary.shape, everything),
+        streaming=reshaped(passing.reading(), padded.shape, (*everything, *inside)),
+        cycles=cycle,
+    )
+
+
+def _sizes(
+    stationary: NDArray[np.float64],
+    streaming: NDArray[np.float64],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Check that the operands fit; give the result's spatial size and the padded streaming operand's."""
     rank = stationary.ndim - 2
     if rank not in (1, 2, 3) or {streaming.ndim - 2, len(stride), len(padding), len(dilation)} != {rank}:
         raise InvalidInput(
@@ -232,47 +327,4 @@ def convolve(
     )
     if min(out) < 1:
         raise InvalidInput(f"stationary {stationary.shape} does not fit into streaming {streaming.shape}, padded")
-
-    registers = None
-    if fault is not None and active:
-        registers = _faulty_registers(fault, rows=array.rows, cols=array.cols)
-
-    def in_memory(operand: Literal["stationary", "streaming"], values: NDArray[np.float64]) -> _Words:
-        its_own = registers if registers is not None and registers.operand == operand else None
-        return _Words(values, format=format, zero_gate=array.zero_gate, registers=its_own)
-
-    held = in_memory("stationary", stationary)
-    passing = in_memory("streaming", np.pad(streaming, ((0, 0), (0, 0), *((pad, pad) for pad in padding))))
-    addresses = _addresses(out, kernel, framed, stride, dilation)
-    taps, pixels = addresses.shape
-    images, (cells_total, channels_total) = len(streaming), stationary.shape[:2]
-    result = np.zeros((images, cells_total, pixels))
-
-    with np.errstate(invalid="ignore", over="ignore"):  # a misread word may be an infinity or NaN
-        for cells in _blocks(cells_total, array.cols):  # a kernel group; cells beyond the last one are off
-            stripe_number = 0
-            for image in range(images):
-                for stripe in array.stripes(pixels):
-                    lanes = np.array(array.lanes(step=step, layer=layer_index, stripe=stripe_number))
-                    for channels in _blocks(channels_total, array.rows):  # lanes beyond the last one are masked
-                        for tap in range(taps):
-                            result[image, cells, stripe.start : stripe.stop] += _atomic_operations(
-                                held,
-                                passing,
-                                registers,
-                                cells=cells,
-                                channels=channels,
-                                lanes=lanes[: channels.stop - channels.start],
-                                tap=tap,
-                                image=image,
-                                addresses=addresses[tap, stripe.start : stripe.stop],
-                            )
-                    stripe_number += 1
-
-    everything = (slice(None), slice(None))
-    inside = tuple(slice(pad, pad + size) for pad, size in zip(padding, streaming.shape[2:], strict=True))
-    return CoreResult(
-        result=result.reshape(images, cells_total, *out),
-        stationary=held.reading(everything),
-        streaming=passing.reading((*everything, *inside)),
-    )
+    return out, framed

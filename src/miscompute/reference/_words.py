@@ -1,0 +1,260 @@
+"""What all arrays of this package have in common: words in memory, in registers and in sums, right and wrong."""
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._invalid import InvalidInput
+from ..fault import (
+    ZERO,
+    Accumulator,
+    AdderNode,
+    BitOperation,
+    CellOutput,
+    Effect,
+    Fault,
+    FinalOutput,
+    OperandValid,
+    Product,
+    ProductTable,
+    Site,
+    StuckAt,
+    Transient,
+    WeightBus,
+    WeightRegister,
+)
+from ..fault import When as Conditional
+from ..formats import Format, integer
+from ..hardware import Array, Stage
+
+Numbers = NDArray[Any]
+"""What words spell: int64 of integers; of floating-point words, float32 or float64 (`Sums.dtype`)."""
+
+ON_THE_WAY = (Product, AdderNode, CellOutput, Accumulator, FinalOutput)
+"""The sites on the way from products to results."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reading:
+    """What became of an operand in the registers, element by element, in the operand's shape.
+
+    Args:
+        words: the words as read wrong where ``reached``, as stored elsewhere.
+        reached: whether the element sat in a faulty register in at least one atomic operation, and was not spared there
+            as a zero. That its partner in the product was zero does not count: the word was wrong all the same.
+        read: whether it sat in any register at all. Strides and ends leave some elements out.
+        format: how the words spell values.
+    """
+
+    words: NDArray[np.uint64]
+    reached: NDArray[np.bool_]
+    read: NDArray[np.bool_]
+    format: Format
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CoreResult:
+    """What an array computed, and how it read the two operands.
+
+    Args:
+        result: (image, cell, *position) of a convolution, (m, n) of a product of matrices.
+        touched: whether a word that was read from the faulty place went into the result, changed or not.
+        stationary: how the operand was read that is held.
+        streaming: how the operand was read that passes by.
+        cycles: how many cycles it took.
+    """
+
+    result: NDArray[np.float64]
+    touched: NDArray[np.bool_]
+    stationary: Reading
+    streaming: Reading
+    cycles: int
+
+
+class Presence(NamedTuple):
+    """In which cycles of a pass a fault is there: in all (``cycle`` None), or in one.
+
+    With ``until_reload`` the one cycle upsets a register, which then keeps the wrong word for as long as it holds it.
+    """
+
+    cycle: int | None = None
+    until_reload: bool = False
+
+    def during(self, cycles: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Mark the cycles in which the fault is there."""
+        return np.ones_like(cycles, dtype=np.bool_) if self.cycle is None else cycles == self.cycle
+
+    def while_held(self, cycles: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Mark as `during`, for a register that holds one word along the last axis."""
+        there = self.during(cycles)
+        return np.logical_or.accumulate(there, axis=-1) if self.until_reload else there
+
+    def loads(self, cycles: NDArray[np.intp], cells: int) -> NDArray[np.bool_]:
+        """Mark the cells that get a wrong word if a bus loads one a cycle along the last axis, (..., cell)."""
+        if self.cycle is None:
+            return np.ones((*cycles.shape[:-1], cells), dtype=np.bool_)
+        there = np.zeros((*cycles.shape[:-1], max(cells, cycles.shape[-1])), dtype=np.bool_)
+        there[..., : cycles.shape[-1]] = cycles == self.cycle
+        return there[..., :cells]
+
+
+class Broken(NamedTuple):
+    """A fault that is there in a pass: where, what it does to words, and when."""
+
+    site: Site
+    effect: Effect
+    when: Presence
+
+
+def broken_in(array: Array, fault: Fault | None, *, active: bool) -> Broken | None:
+    """Give the fault of a pass; None if there is none.
+
+    Raises:
+        InvalidInput: if the site is not on the array, the effect does not fit its words, or neither word nor cycle says
+            what happens: random effects, a shadow register's single cycle.
+    """
+    if array.format is None:
+        raise InvalidInput("array has format=None, but a register holds words: give one, nvdla(..., format='fp32')")
+    if fault is None or not active:
+        return None
+    fault.check(array)
+    effect = fault.effect.effect if isinstance(fault.effect, Conditional) else fault.effect
+    if not isinstance(effect, BitOperation | ProductTable):
+        raise InvalidInput(f"effect '{fault.effect}' does not follow from the word alone, as it must here")
+    when = Presence()
+    if isinstance(fault.timing, Transient) and fault.timing.cycle is not None:
+        if isinstance(fault.site, WeightRegister) and fault.site.stage == "shadow":
+            raise InvalidInput(
+                f"site={fault.site} in one cycle: a shadow register waits for its stripe, in cycles that are not known"
+            )
+        when = Presence(cycle=fault.timing.cycle, until_reload=fault.timing.until == "reload")
+    if isinstance(fault.site, OperandValid):
+        if fault.effect == StuckAt(bit=0, value=1):  # adds zeros that would have been skipped
+            return None
+        return Broken(fault.site, ZERO, when)
+    return Broken(fault.site, fault.effect, when)
+
+
+def not_a_place(broken: Broken, array: Array) -> InvalidInput:
+    """Make the error that says that an array has no such place."""
+    return InvalidInput(f"site={broken.site} is no place of the {type(array).__name__} array; choose another site")
+
+
+class Sums:
+    """The words from products to results.
+
+    Where a fault is on the way, words are the array's: integers in two's complement of the stage's width, or fp32, with
+    products and sums rounded in the order in which the array forms them. Where none is, nobody looks at them, and sums
+    are exact integers, or float64: the order of sums then does not matter but for rounding by 2**-53.
+    """
+
+    def __init__(self, array: Array, broken: Broken | None) -> None:
+        assert array.format is not None
+        self._array, self._format = array, array.format
+        self._effect = broken.effect if broken is not None and isinstance(broken.site, ON_THE_WAY) else None
+        self.in_words = self._effect is not None
+        self.dtype: np.dtype[Any] = np.dtype(
+            np.int64 if not array.format.is_float else np.float32 if self.in_words else np.float64
+        )
+
+    def wrap(self, values: Numbers, stage: Stage) -> Numbers:
+        """Keep as many low bits of integers as the stage has."""
+        if not self.in_words or self._format.is_float:
+            return values
+        half = 1 << (self._array.word(stage, self._format).bits - 1)
+        return np.asarray(((values + half) & (2 * half - 1)) - half)
+
+    def saturate(self, values: Numbers, stage: Stage) -> Numbers:
+        """Take the nearest integers that the stage holds."""
+        if not self.in_words or self._format.is_float:
+            return values
+        half = 1 << (self._array.word(stage, self._format).bits - 1)
+        return np.asarray(np.clip(values, -half, half - 1))
+
+    def misread(self, values: Numbers, stage: Stage) -> Numbers:
+        """Give what the faulty place hands on for the words of its stage."""
+        assert self._effect is not None
+        word = self._array.word(stage, self._format)
+        if word.is_float:
+            bits = np.asarray(values, dtype=np.float32).view(np.uint32).astype(np.uint64)
+            return self._effect.read(bits, word).astype(np.uint32).view(np.float32)
+        bits = np.asarray(values, dtype=np.int64).view(np.uint64) & np.uint64((1 << word.bits) - 1)
+        return self.wrap(self._effect.read(bits, word).view(np.int64), stage)
+
+    def misread_product(self, products: Numbers, held: Numbers, passing: Numbers) -> Numbers:
+        """Give what a faulty multiplier puts out, from the words on both of its sides."""
+        if not isinstance(self._effect, ProductTable):
+            return self.misread(products, "product")
+        w, x = (np.asarray(side, dtype=np.int64) + 128 for side in (held, passing))
+        return self.wrap(np.asarray(products + self._effect.errors[w, x]), "product")
+
+
+class InMemory:
+    """An operand in memory, and what its words turn into in a faulty register.
+
+    For every word: its number, its number in a faulty register, whether the array gates it as a zero (and does so when
+    it lies in a faulty register), and whether that spares it from being misread.
+
+    Args:
+        values: the operand; any shape.
+        array: where it goes.
+        dtype: of the numbers.
+        broken: the fault, if it is in a register of this operand.
+    """
+
+    def __init__(
+        self,
+        values: NDArray[np.float64],
+        *,
+        array: Array,
+        dtype: np.dtype[Any],
+        broken: Broken | None,
+    ) -> None:
+        assert array.format is not None
+        values = np.ascontiguousarray(values)  # so that marks can be set by an element's number
+        self.format = array.format.fitted(values)
+        spelled = self.format if self.format.is_float else integer(self.format.bits)
+        self.words = self.format.encode(values)
+        self.misread_words = self.words if broken is None else broken.effect.read(self.words, self.format)
+        self.number: Numbers = spelled.decode(self.words).astype(dtype)
+        self.misread: Numbers = spelled.decode(self.misread_words).astype(dtype)
+        zero = self.format.encode(np.zeros(1))  # what an idle register holds
+        if broken is not None:
+            zero = broken.effect.read(zero, self.format)
+        self.misread_zero: Numbers = spelled.decode(zero).astype(dtype)[0]
+        self.gated = (self.number == 0) & array.zero_gate  # zeros of either sign
+        self.misread_gated = self.spared = self.gated
+        match broken:
+            case Broken(site=WeightBus(before_zero_detector=True)):  # it looks at the word that is already wrong
+                self.misread_gated, self.spared = (self.misread == 0) & array.zero_gate, np.zeros_like(self.gated)
+            case Broken(site=OperandValid()):  # the multiplier puts out 0 for it, whatever its partner
+                self.misread_gated = np.ones_like(self.gated)
+        self.reached = np.zeros_like(self.gated)
+        self.read = np.zeros_like(self.gated)
+
+    @property
+    def unit(self) -> float:
+        """What the number 1 is worth."""
+        return 1.0 if self.format.scale is None else float(self.format.scale)
+
+    def reading(self) -> Reading:
+        """Give what was recorded."""
+        words = np.where(self.reached, self.misread_words, self.words)
+        return Reading(words=words, reached=self.reached, read=self.read, format=self.format)
+
+
+def reshaped(reading: Reading, shape: tuple[int, ...], inside: tuple[slice, ...]) -> Reading:
+    """Give a reading another shape, and of that a part."""
+    return replace(
+        reading,
+        words=reading.words.reshape(shape)[inside],
+        reached=reading.reached.reshape(shape)[inside],
+        read=reading.read.reshape(shape)[inside],
+    )
+
+
+def blocks(total: int, size: int) -> list[slice]:
+    """Cut ``total`` channels into blocks of ``size``; the last may be ragged."""
+    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
