@@ -1,4 +1,4 @@
-"""Arrays: what every array promises, ours or a user's, and NVDLA's own geometry and schedule."""
+"""Arrays: what every array promises, ours or a user's."""
 
 import re
 from collections.abc import Callable
@@ -9,10 +9,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miscompute import InvalidInput, Layer, Nvdla, nvdla, nvdla_large, nvdla_small
+from miscompute import InvalidInput, Layer
 from miscompute import hardware as hw
-from miscompute.formats import FORMATS, Format
-from miscompute.hardware import ARRAYS, PASSES, SWIZZLES, Array, Mapping, Pass, array_named
+from miscompute.formats import FORMATS, Format, integer
+from miscompute.hardware import (
+    ARRAYS,
+    PASSES,
+    STAGES,
+    SWIZZLES,
+    Array,
+    Every,
+    Mapping,
+    OutputStationary,
+    Pass,
+    Stage,
+    nvdla,
+    nvdla_small,
+    simd,
+    systolic,
+)
 
 # The contract. To hold an array of your own to it, add a row.
 
@@ -28,12 +43,23 @@ class Streaming(Array):
     def stripes(self, pixels: int) -> tuple[range, ...]:
         return tuple(range(pixel, pixel + 1) for pixel in range(pixels))
 
+    def node(self, row: int, level: int) -> range:
+        if level != 1:
+            raise InvalidInput(f"level={level}: all products are added up at once")
+        return range(self.rows)
+
+    def word(self, stage: Stage, format: Format) -> Format:
+        return FORMATS["fp32"] if format.is_float else integer(40)
+
 
 ROWS: dict[str, Callable[[], Array]] = {
     **ARRAYS,
     "nvdla-B": lambda: nvdla(rows=8, cols=8, grad_weight="B"),
     "nvdla-1x1": lambda: nvdla(rows=1, cols=1),
     "nvdla-3x5": lambda: nvdla(rows=3, cols=5, swizzle="stripe", format="int8", zero_gate=False),
+    "systolic-ws-3x2": lambda: systolic(rows=3, cols=2, swizzle="step"),
+    "systolic-os-3x2": lambda: systolic(rows=3, cols=2, dataflow="output-stationary", format="int8"),
+    "simd-3": lambda: simd(lanes=3),
     "user's": lambda: Streaming(rows=3, cols=2),
 }
 every = pytest.mark.parametrize("build", ROWS.values(), ids=list(ROWS))
@@ -61,7 +87,7 @@ def test_a_pass_multiplies_two_operands_over_the_lanes(build: Callable[[], Array
 
 
 @every
-@given(pixels=st.integers(0, 600))
+@given(pixels=st.integers(1, 600))
 def test_stripes_partition_the_pixels_in_order(build: Callable[[], Array], pixels: int) -> None:
     stripes = build().stripes(pixels)
     assert [pixel for stripe in stripes for pixel in stripe] == list(range(pixels))
@@ -72,7 +98,7 @@ def test_stripes_partition_the_pixels_in_order(build: Callable[[], Array], pixel
 def test_lanes_are_a_permutation(build: Callable[[], Array]) -> None:
     array = build()
     for place in range(20):
-        assert sorted(array.lanes(step=place, layer=place, stripe=place)) == list(range(array.rows))
+        assert sorted(array.lanes(step=place, layer=place, stripe=place)) == list(range(array.depth))
 
 
 @every
@@ -92,77 +118,72 @@ def test_an_array_has_rows_and_columns_of_a_size(build: Callable[[], Array]) -> 
     assert array.format is None or array.format in FORMATS.values()
 
 
-# NVDLA.
+@every
+def test_a_node_adds_up_lanes_its_own_among_them(build: Callable[[], Array]) -> None:
+    array = build()
+    for row in range(array.rows):
+        for level in range(10):
+            try:
+                lanes = array.node(row, level)
+            except InvalidInput:
+                continue
+            assert row in lanes
+            assert set(lanes) <= set(range(array.rows))
 
 
-def test_sizes_of_the_configurations() -> None:  # HARDWARE.md, "Geometry and schedule": C x K
-    assert (nvdla_small().rows, nvdla_small().cols) == (8, 8)
-    assert (nvdla_large().rows, nvdla_large().cols) == (64, 32)
-    assert nvdla_small().zero_gate
-    assert array_named("nvdla-32x16") == nvdla(rows=32, cols=16)
-    assert array_named("nvdla-small") == nvdla_small() == nvdla(rows=8, cols=8)
+@every
+def test_words_are_wide_enough_and_other_arithmetic_is_refused(build: Callable[[], Array]) -> None:
+    array = build()
+    for format in FORMATS.values():
+        if format.is_float:
+            assert all(array.word(stage, format).is_float for stage in STAGES)
+    bits = [array.word(stage, FORMATS["int8"]).bits for stage in STAGES]
+    assert min(bits) >= 16  # a product of two int8
+    assert max(bits) == bits[STAGES.index("accumulator")]  # an output may be cut to 32 bits
+    if not isinstance(array, Streaming):
+        with pytest.raises(InvalidInput, match=r"format=int16: .*int8 and floating"):
+            array.word("product", FORMATS["int16"])
 
 
-def test_passes_lie_on_nvdla_as_in_the_table() -> None:  # HARDWARE.md, "The three passes on the same array"
-    table = {
-        ("A", "forward"): ("weight", "input", "ic", "oc"),
-        ("A", "grad_input"): ("weight", "grad_output", "oc", "ic"),
-        ("A", "grad_weight"): ("grad_output", "input", "n", "oc"),
-        ("B", "forward"): ("weight", "input", "ic", "oc"),
-        ("B", "grad_input"): ("weight", "grad_output", "oc", "ic"),
-        ("B", "grad_weight"): ("input", "grad_output", "n", "ic"),
-    }
-    for array in (nvdla_small(grad_weight="A"), nvdla_small(grad_weight="B")):
-        for pass_ in PASSES:
-            mapping = array.mapping(pass_)
-            found = (mapping.stationary, mapping.streaming, mapping.lane, mapping.cell)
-            assert found == table[array.grad_weight, pass_]
+def numbers(size: int, condition: Every | None) -> set[int]:
+    return {i for i in range(size) if condition is None or (i - condition.first) % condition.step < condition.width}
 
 
-@pytest.mark.parametrize(
-    ("cols", "pixels", "lengths"),
-    # HARDWARE.md: 2K while at least 4K remain, else the remainder if at most 2K remain, else K.
-    [
-        (8, 0, []),
-        (8, 1, [1]),  # a fully connected layer
-        (8, 16, [16]),
-        (8, 17, [8, 9]),
-        (8, 31, [8, 8, 15]),
-        (8, 32, [16, 16]),
-        (8, 33, [16, 8, 9]),
-        (8, 49, [16, 16, 8, 9]),
-        (1, 5, [2, 1, 2]),
-        (32, 100, [32, 32, 36]),
-    ],
-)
-def test_stripes_by_hand(cols: int, pixels: int, lengths: list[int]) -> None:
-    assert [len(stripe) for stripe in nvdla(rows=8, cols=cols).stripes(pixels)] == lengths
+@every
+@pytest.mark.parametrize("pass_", PASSES)
+def test_every_word_is_held_in_one_place_and_every_result_computed_in_one(
+    build: Callable[[], Array], pass_: Pass
+) -> None:
+    array, mapping, size = build(), build().mapping(pass_), 11
+    owns = isinstance(array, OutputStationary)  # results stay in place, operands pass by
+    rows = range(min(array.rows, 12)) if array.depth > 1 or owns else range(1)
+    cols = [range(col, col + 1) for col in range(min(array.cols, 12))]
+    held, computed = [], []
+    for row in rows:
+        lane = Every(min(row, array.depth - 1), array.depth)
+        for col in cols:
+            elements, readers = array.reach(mapping, "stationary", lane=lane, row=row, cols=col)
+            assert set(elements) | set(readers) <= {mapping.lane, mapping.cell, mapping.image}
+            for channel in numbers(size, elements.get(mapping.lane)):
+                held += [(channel, cell, row if owns else 0) for cell in numbers(size, elements.get(mapping.cell))]
+            if row == 0 or owns:
+                result = array.cells(mapping, row, col)
+                for cell in numbers(size, result.get(mapping.cell)):
+                    computed += [(cell, image) for image in numbers(size, result.get(mapping.image))]
+    assert len(held) == len(set(held)) == size * size * (len(rows) if owns else 1)
+    assert len(computed) == len(set(computed)) == size * size
 
 
-@given(st.integers(1, 40), st.integers(1, 600))
-def test_only_an_image_that_is_short_has_a_short_stripe(cols: int, pixels: int) -> None:
-    lengths = [len(stripe) for stripe in nvdla(rows=8, cols=cols).stripes(pixels)]
-    assert max(lengths) <= 2 * cols
-    assert min(lengths) >= min(cols, pixels)
-
-
-@given(st.integers(0, 1000), st.integers(0, 20), st.integers(0, 50))
-def test_an_array_deals_channels_as_its_swizzle_does(step: int, layer: int, stripe: int) -> None:
-    for name, swizzle in SWIZZLES.items():
-        lanes = nvdla_small(swizzle=name).lanes(step=step, layer=layer, stripe=stripe)
-        assert lanes == swizzle.lanes(8, step=step, layer=layer, stripe=stripe)
-
-
-def test_names_stand_for_formats_and_swizzles() -> None:
-    by_name = nvdla(rows=8, cols=8, format="bf16", swizzle="random:3")
-    assert by_name == nvdla(rows=8, cols=8, format=FORMATS["bf16"], swizzle=hw.RandomEachStep(seed=3))
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_names_stand_for_formats_and_swizzles_in_the_class_too() -> None:
-    assert Nvdla(rows=8, cols=8, format="int8", swizzle="step") == nvdla(  # type: ignore[arg-type]
-        rows=8, cols=8, format="int8", swizzle="step"
-    )
+@every
+@pytest.mark.parametrize("pass_", PASSES)
+def test_a_streaming_word_is_read_where_it_passes(build: Callable[[], Array], pass_: Pass) -> None:
+    array, mapping = build(), build().mapping(pass_)
+    passed_on = isinstance(array, OutputStationary | hw.WeightStationary)
+    for col in {0, array.cols // 2, array.cols - 1}:
+        _, readers = array.reach(mapping, "streaming", lane=Every(0, array.depth), row=0, cols=range(col, col + 1))
+        cells = numbers(2 * array.cols, readers.get(mapping.cell))
+        wanted = set(range(col, array.cols)) if passed_on else {col}
+        assert cells == wanted | {cell + array.cols for cell in wanted}
 
 
 # Messages.
@@ -173,20 +194,16 @@ def test_names_stand_for_formats_and_swizzles_in_the_class_too() -> None:
     [
         (lambda: nvdla(rows=0, cols=8), "rows=0 of an array must be at least 1"),
         (lambda: nvdla(rows=8, cols=-1), "cols=-1 of an array must be at least 1"),
-        (lambda: nvdla(rows=8, cols=8, grad_weight="C"), "grad_weight='C' is unknown; choose one of A, B"),  # type: ignore[arg-type]
+        (lambda: simd(lanes=0), "cols=0 of an array must be at least 1"),
+        (lambda: systolic(rows=0, cols=1), "rows=0 of an array must be at least 1"),
         (lambda: nvdla(rows=8, cols=8, format="fp31"), "format='fp31' is unknown; choose one of fp32"),
+        (lambda: systolic(rows=8, cols=8, format="fp31"), "format='fp31' is unknown; choose one of fp32"),
+        (lambda: simd(lanes=8, format="fp31"), "format='fp31' is unknown; choose one of fp32"),
         (lambda: nvdla(rows=8, cols=8, swizzle="never"), "swizzle='never' is unknown; choose one of none"),
-        (lambda: array_named("nvdla-0x8"), "rows=0 of an array must be at least 1"),
+        (lambda: systolic(rows=8, cols=8, swizzle="never"), "swizzle='never' is unknown; choose one of none"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
 def test_an_array_that_cannot_be_is_refused(build: Callable[[], Array], message: str) -> None:
     with pytest.raises(InvalidInput, match=re.escape(message)):
         build()
-
-
-@pytest.mark.parametrize("name", ["tpu", "nvdla", "8x8", "nvdla-8", "nvdla-8x", "nvdla-8x8x8", "nvdla--8x8", ""])
-def test_an_unknown_name_is_refused(name: str) -> None:
-    message = f"array={name!r} is unknown; choose one of nvdla-small, nvdla-large, nvdla-ROWSxCOLS"
-    with pytest.raises(InvalidInput, match=re.escape(message)):
-        array_named(name)

@@ -59,6 +59,8 @@ class Nvdla(Array):
         >>> nvdla_small().node(5, 1), nvdla_small().node(5, 2)
         (range(4, 6), range(4, 8))
         """
+        if self.rows == 1:
+            raise InvalidInput(f"level={level} of an adder: a cell of one lane has none; use product[row,col]")
         width = 1 << level
         if level < 1 or width > 2 * self.rows - 1:
             top = (self.rows - 1).bit_length()
