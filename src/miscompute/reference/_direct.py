@@ -21,6 +21,7 @@ def directly(
     *,
     step: int,
     active: bool,
+    first: int,
 ) -> Computed:
     """Compute a pass of a layer on NVDLA's core. Of a grouped layer the core computes the dense one."""
     shape = Shape.of(layer)
@@ -49,6 +50,7 @@ def directly(
         step=step,
         layer_index=layer.index,
         active=active,
+        first=first,
     )
 
     def bring_back(result: Array64) -> Array64:

@@ -6,7 +6,7 @@ operand a word of the array's is, the same steps are taken with the elements' nu
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +70,8 @@ def layer_result(
         fault: what is broken; None for a healthy array.
         layer: the layer.
         pass_: the computation.
-        operands: those that the pass reads, at least; the weight as PyTorch has it, (oc, ic / groups, *kernel).
+        operands: those that the pass reads, at least, in the shapes of `Layer.shape`; but a grouped weight as PyTorch
+            has it, (oc, ic / groups, *kernel).
         step: the optimizer step, by which the fault may come and go, and some swizzles go.
 
     Raises:
@@ -84,35 +85,24 @@ def layer_result(
     >>> layer_result(array, fault, layer, "forward", {"input": ones[:2], "weight": ones}, 0).result.tolist()
     [[2.0, 10.0, 10.0], [2.0, 10.0, 10.0]]
     """
-    read: tuple[Operand, Operand] = _OPERANDS[pass_]
-    for operand in read:
+    given = {operand: operands[operand] for operand in _OPERANDS[pass_]}
+    for operand, values in given.items():
         wanted = layer.shape(operand)
         if operand == "weight" and layer.groups > 1:
             wanted = (layer.oc, *wanted[2:])  # a layer's weight tensor does not split its output channels
-        if operands[operand].shape != wanted:
-            raise InvalidInput(f"{operand} {operands[operand].shape} of layer {layer.name!r} must be {wanted}")
+        if values.shape != wanted:
+            raise InvalidInput(f"{operand} {values.shape} of layer {layer.name!r} must be {wanted}")
+    if array.format is not None and array.format.scale == "max" and (layer.batch, layer.groups) != (1, 1):
+        raise InvalidInput(
+            f"format={array.format.name} of layer {layer.name!r}, which is computed in parts: say a scale"
+        )
     active = fault is not None and fault.timing.active(step=step, pass_=pass_, layer=layer.name)
-    given = {operand: operands[operand] for operand in read}
-    match array:
-        case Nvdla():
-            computed = directly(array, fault, layer, pass_, given, step=step, active=active)
-        case WeightStationary() | OutputStationary() | Simd():
-            computed = by_products(array, fault, layer, pass_, given, step=step, active=active)
-        case _:
-            raise InvalidInput(f"array={array} is none that is known here: Nvdla, a systolic array, Simd")
+    found = _results(array, fault, layer, pass_, given, step=step, active=active)
     if active and fault is not None and isinstance(fault.timing, Transient):
         cycle = fault.timing.cycle
-        if cycle is not None and cycle >= computed.cycles:
-            raise InvalidInput(f"cycle={cycle} is outside the pass, which takes {computed.cycles:,} cycles (from 0)")
-    return LayerResult(
-        result=computed.result,
-        touched=computed.touched,
-        operands={
-            operand: _read_back(given[operand], [(o, r) for o, r in computed.readings if o.operand == operand])
-            for operand in read
-        },
-        cycles=computed.cycles,
-    )
+        if cycle is not None and cycle >= found.cycles:
+            raise InvalidInput(f"cycle={cycle} is outside the pass, which takes {found.cycles:,} cycles (from 0)")
+    return found
 
 
 _OPERANDS: Mapping[Pass, tuple[Operand, Operand]] = {
@@ -120,6 +110,67 @@ _OPERANDS: Mapping[Pass, tuple[Operand, Operand]] = {
     "grad_input": ("weight", "grad_output"),
     "grad_weight": ("input", "grad_output"),
 }
+
+
+def _results(
+    array: Array,
+    fault: Fault | None,
+    layer: Layer,
+    pass_: Pass,
+    operands: dict[Operand, NDArray[np.float64]],
+    *,
+    step: int,
+    active: bool,
+    first: int = 0,
+) -> LayerResult:
+    """Compute a pass; of a batched layer, one product after another, of a transposed one, its convolution's pass."""
+    if layer.batch > 1:
+        products: list[LayerResult] = []
+        for number in range(layer.batch):
+            own = {operand: values[number] for operand, values in operands.items()}
+            done = sum(product.cycles for product in products)
+            one = replace(layer, batch=1)
+            products.append(_results(array, fault, one, pass_, own, step=step, active=active, first=done))
+        return _stacked(products)
+    if layer.transposed:  # the gradient of a convolution: what comes in is that convolution's output's gradient
+        twins: dict[Operand, Operand] = {"input": "grad_output", "grad_output": "input", "weight": "weight"}
+        passes: dict[Pass, Pass] = {"forward": "grad_input", "grad_input": "forward", "grad_weight": "grad_weight"}
+        own = {twins[operand]: values for operand, values in operands.items()}
+        twin = replace(layer, transposed=False)
+        found = _results(array, fault, twin, passes[pass_], own, step=step, active=active, first=first)
+        return replace(found, operands={twins[operand]: reading for operand, reading in found.operands.items()})
+    match array:
+        case Nvdla():
+            computed = directly(array, fault, layer, pass_, operands, step=step, active=active, first=first)
+        case WeightStationary() | OutputStationary() | Simd():
+            computed = by_products(array, fault, layer, pass_, operands, step=step, active=active, first=first)
+        case _:
+            raise InvalidInput(f"array={array} is none that is known here: Nvdla, a systolic array, Simd")
+    return LayerResult(
+        result=computed.result,
+        touched=computed.touched,
+        operands={
+            operand: _read_back(values, [(laid, r) for laid, r in computed.readings if laid.operand == operand])
+            for operand, values in operands.items()
+        },
+        cycles=computed.cycles,
+    )
+
+
+def _stacked(products: Sequence[LayerResult]) -> LayerResult:
+    return LayerResult(
+        result=np.stack([product.result for product in products]),
+        touched=np.stack([product.touched for product in products]),
+        operands={
+            operand: OperandReading(
+                values=np.stack([product.operands[operand].values for product in products]),
+                reached=np.stack([product.operands[operand].reached for product in products]),
+                read=np.stack([product.operands[operand].read for product in products]),
+            )
+            for operand in products[0].operands
+        },
+        cycles=sum(product.cycles for product in products),
+    )
 
 
 def _read_back(values: NDArray[np.float64], readings: Sequence[tuple[Laid, Reading]]) -> OperandReading:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .._invalid import InvalidInput
 from ..fault import Fault
 from ..hardware import Layer, Operand, OutputStationary, Pass, Simd, WeightStationary
 from ._laid import Array64, Computed, Laid, Shape, framed
@@ -30,12 +29,9 @@ def by_products(
     *,
     step: int,
     active: bool,
+    first: int,
 ) -> Computed:
     """Compute a pass of a layer by products of matrices. Cycles count through the groups."""
-    if layer.groups > 1 and array.format is not None and array.format.scale == "max":
-        raise InvalidInput(
-            f"format={array.format.name} of grouped layer {layer.name!r}: state the scale of its tensors"
-        )
     holds_input = isinstance(array, Simd)
     groups: list[Computed] = []
     for group in range(layer.groups):
@@ -48,7 +44,7 @@ def by_products(
             step=step,
             layer_index=layer.index,
             active=active,
-            first=sum(computed.cycles for computed in groups),
+            first=first + sum(computed.cycles for computed in groups),
         )
         groups.append(
             Computed.of(core, held, passing, lambda product: _back(product, layer, pass_, holds_input=holds_input))

@@ -208,6 +208,7 @@ def convolve(
     step: int = 0,
     layer_index: int = 0,
     active: bool = True,
+    first: int = 0,
 ) -> CoreResult:
     """Compute a dense direct convolution on the core, with a fault anywhere in it.
 
@@ -235,6 +236,7 @@ def convolve(
         step: the optimizer step, which some swizzles go by.
         layer_index: the layer's place in its model, which some swizzles go by.
         active: whether the fault is there.
+        first: the number of the first cycle.
 
     Raises:
         InvalidInput: if the array has no format, the operands do not fit, or the site is not on the array.
@@ -265,7 +267,7 @@ def convolve(
     images, (cells_total, channels_total) = len(streaming), stationary.shape[:2]
     result = np.zeros((images, cells_total, pixels), dtype=sums.dtype)
     touched = np.zeros(result.shape, dtype=np.bool_)
-    cycle = 0
+    cycle = first
 
     with np.errstate(invalid="ignore", over="ignore"):  # a misread word may be an infinity or NaN
         for cells in blocks(cells_total, array.cols):  # a kernel group; cells beyond the last one are off
@@ -298,7 +300,7 @@ def convolve(
         touched=touched.reshape(images, cells_total, *out),
         stationary=reshaped(held.reading(), stationary.shape, everything),
         streaming=reshaped(passing.reading(), padded.shape, (*everything, *inside)),
-        cycles=cycle,
+        cycles=cycle - first,
     )
 
 

@@ -27,7 +27,7 @@ from ..fault import (
 )
 from ..fault import When as Conditional
 from ..formats import Format, integer
-from ..hardware import Array, Stage
+from ..hardware import STAGES, Array, Stage
 
 Numbers = NDArray[Any]
 """What words spell: int64 of integers; of floating-point words, float32 or float64 (`Sums.dtype`)."""
@@ -152,9 +152,10 @@ class Sums:
 
     def __init__(self, array: Array, broken: Broken | None) -> None:
         assert array.format is not None
-        self._array, self._format = array, array.format
+        self._format = array.format
         self._effect = broken.effect if broken is not None and isinstance(broken.site, ON_THE_WAY) else None
         self.in_words = self._effect is not None
+        self._word = {stage: array.word(stage, array.format) for stage in STAGES if self.in_words}
         self.dtype: np.dtype[Any] = np.dtype(
             np.int64 if not array.format.is_float else np.float32 if self.in_words else np.float64
         )
@@ -163,20 +164,20 @@ class Sums:
         """Keep as many low bits of integers as the stage has."""
         if not self.in_words or self._format.is_float:
             return values
-        half = 1 << (self._array.word(stage, self._format).bits - 1)
+        half = 1 << (self._word[stage].bits - 1)
         return np.asarray(((values + half) & (2 * half - 1)) - half)
 
     def saturate(self, values: Numbers, stage: Stage) -> Numbers:
         """Take the nearest integers that the stage holds."""
         if not self.in_words or self._format.is_float:
             return values
-        half = 1 << (self._array.word(stage, self._format).bits - 1)
+        half = 1 << (self._word[stage].bits - 1)
         return np.asarray(np.clip(values, -half, half - 1))
 
     def misread(self, values: Numbers, stage: Stage) -> Numbers:
         """Give what the faulty place hands on for the words of its stage."""
         assert self._effect is not None
-        word = self._array.word(stage, self._format)
+        word = self._word[stage]
         if word.is_float:
             bits = np.asarray(values, dtype=np.float32).view(np.uint32).astype(np.uint64)
             return self._effect.read(bits, word).astype(np.uint32).view(np.float32)
