@@ -19,7 +19,19 @@ from ..fault import (
     WeightRegister,
 )
 from ..hardware import Array, Nvdla
-from ._words import ON_THE_WAY, Broken, CoreResult, InMemory, Numbers, Sums, blocks, broken_in, not_a_place, reshaped
+from ._words import (
+    ON_THE_WAY,
+    Broken,
+    CoreResult,
+    InMemory,
+    Numbers,
+    Sums,
+    blocks,
+    broken_in,
+    not_a_place,
+    reshaped,
+    valued,
+)
 
 
 class _Registers(NamedTuple):
@@ -296,7 +308,7 @@ def convolve(
     everything = (slice(None), slice(None))
     inside = tuple(slice(pad, pad + size) for pad, size in zip(padding, streaming.shape[2:], strict=True))
     return CoreResult(
-        result=result.reshape(images, cells_total, *out).astype(np.float64) * (held.unit * passing.unit),
+        result=valued(result, held, passing).reshape(images, cells_total, *out),
         touched=touched.reshape(images, cells_total, *out),
         stationary=reshaped(held.reading(), stationary.shape, everything),
         streaming=reshaped(passing.reading(), padded.shape, (*everything, *inside)),

@@ -6,7 +6,6 @@ from numpy.typing import NDArray
 from ..fault import (
     Accumulator,
     ActivationRegister,
-    CellOutput,
     Fault,
     FinalOutput,
     OperandValid,
@@ -15,7 +14,7 @@ from ..fault import (
     WeightRegister,
 )
 from ..hardware import Simd
-from ._words import ON_THE_WAY, Broken, CoreResult, InMemory, Numbers, Sums, blocks, broken_in, not_a_place
+from ._words import ON_THE_WAY, Broken, CoreResult, InMemory, Numbers, Sums, blocks, broken_in, not_a_place, valued
 
 
 def _lanes(array: Simd, broken: Broken) -> NDArray[np.bool_]:
@@ -28,11 +27,12 @@ def _lanes(array: Simd, broken: Broken) -> NDArray[np.bool_]:
             | OperandValid(col=col)
             | ActivationRegister(col=col, reach="cell")
             | Product(col=col)
-            | CellOutput(col=col)
             | Accumulator(row=0, col=col, address=None)
             | FinalOutput(col=col)
         ):
             marked[col] = True
+        case WeightBus() if broken.when.cycle is not None:
+            raise not_a_place(broken, array)
         case WeightBus(col=col, reach="half") | ActivationRegister(col=col, reach="half"):
             marked[:half], marked[half:] = col < half, col >= half
         case WeightBus(reach="all") | ActivationRegister(reach="all"):
@@ -55,8 +55,8 @@ def vector_product(
 
     A vector of neighbouring columns after another, and row after row of the result, the unit walks k: it loads as many
     words of row k of ``stationary`` as there are lanes, takes them all times one word of ``streaming``, and adds the
-    products to the lanes' accumulators. That is one cycle. A word loaded wrong is wrong for one cycle, so
-    ``until="reload"`` changes nothing. Integers wrap at the width of their stage.
+    products to the lanes' accumulators, which begin at 0. That is one cycle. A word loaded wrong is wrong for one
+    cycle, so ``until="reload"`` changes nothing. Integers wrap at the width of their stage.
 
     Args:
         array: the vector unit; its format must be given.
@@ -106,8 +106,6 @@ def vector_product(
                 if isinstance(site, Product):
                     both = np.broadcast_arrays(w, x)
                     product = np.where(wrong, sums.misread_product(product, *both), product)
-                if isinstance(site, CellOutput):
-                    product = np.where(wrong, sums.misread(product, "partial_sum"), product)
                 accumulators[...] = sums.wrap(accumulators + product, "accumulator")
                 is_last = k == depth - 1
                 if isinstance(site, Accumulator) and not is_last:
@@ -116,7 +114,7 @@ def vector_product(
                     _misread(accumulators, touched[:, lanes], wrong, sums.misread(accumulators, "output"))
             cycle += rows * depth
     return CoreResult(
-        result=result.astype(np.float64) * (held.unit * passing.unit),
+        result=valued(result, held, passing),
         touched=touched,
         stationary=held.reading(),
         streaming=passing.reading(),

@@ -22,7 +22,19 @@ from ..fault import (
     WeightRegister,
 )
 from ..hardware import OutputStationary, WeightStationary
-from ._words import ON_THE_WAY, Broken, CoreResult, InMemory, Numbers, Presence, Sums, blocks, broken_in, not_a_place
+from ._words import (
+    ON_THE_WAY,
+    Broken,
+    CoreResult,
+    InMemory,
+    Numbers,
+    Presence,
+    Sums,
+    blocks,
+    broken_in,
+    not_a_place,
+    valued,
+)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -92,7 +104,9 @@ def _prepare(
     if array.zero_gate:
         raise InvalidInput("zero_gate=True of a systolic array: its elements have no zero gate here; leave it out")
     broken = broken_in(array, fault, active=active)
-    if broken is not None and not is_place(broken.site):
+    if broken is not None and (
+        not is_place(broken.site) or (isinstance(broken.site, WeightBus) and broken.when.cycle is not None)
+    ):
         raise not_a_place(broken, array)
     sums = Sums(array, broken)
     site = None if broken is None else broken.site
@@ -132,7 +146,7 @@ def weight_stationary(
 
     A cycle of a `Transient` is a row m in one tile: it finds each PE when that row's words are there, so a fault in PE
     (r, c) is there at time m + r + c of the tile. A stationary register keeps a wrong word ``until="reload"`` for
-    the rows that are left in the tile. A bus loads one column a cycle, as of `convolve`.
+    the rows that are left in the tile. When a bus loads what is not known, so no cycle of it.
 
     Args:
         array: the array; its format must be given.
@@ -188,7 +202,7 @@ def weight_stationary(
                     hit[:, site.col] |= tile.there
                 cycle += rows
     return CoreResult(
-        result=result.astype(np.float64) * (held.unit * passing.unit),
+        result=valued(result, held, passing),
         touched=touched,
         stationary=held.reading(),
         streaming=passing.reading(),
@@ -221,7 +235,6 @@ class _Tile:
             when.during(cycles),
             when.while_held(cycles),
         )  # at which rows m the fault is there
-        self._loads = when.loads(cycles, array.cols)
         self._entering = np.zeros((array.rows, self.waves), dtype=np.intp)  # of idle rows: no element, so zeros
         self._entering[lanes] = _numbered(passing)[:, channels].T
         place = np.ix_(lanes, np.arange(columns.stop - columns.start))
@@ -267,7 +280,7 @@ class _Tile:
         if isinstance(self._site, WeightBus):
             cols, half = np.arange(self._array.cols), self._array.cols // 2
             served = (self._site.reach == "all") | ((cols < half) == (self._site.col < half))
-            wrong[self._site.row] = served & self._loads
+            wrong[self._site.row] = served
             self._number = np.where(wrong, self._misread, self._number)
             self._mark_reached(wrong)
         return wrong & (self._element > 0)
@@ -374,7 +387,7 @@ def output_stationary(
                 result[rows, columns], touched[rows, columns] = sum_[in_use], hit[in_use]
                 cycle += depth
     return CoreResult(
-        result=result.astype(np.float64) * (held.unit * passing.unit),
+        result=valued(result, held, passing),
         touched=touched,
         stationary=held.reading(),
         streaming=passing.reading(),

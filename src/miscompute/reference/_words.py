@@ -138,8 +138,11 @@ def broken_in(array: Array, fault: Fault | None, *, active: bool) -> Broken | No
 
 
 def not_a_place(broken: Broken, array: Array) -> InvalidInput:
-    """Make the error that says that an array has no such place."""
-    return InvalidInput(f"site={broken.site} is no place of the {type(array).__name__} array; choose another site")
+    """Make the error that says that an array has no such place, or none that a cycle finds."""
+    when = "" if broken.when.cycle is None else " in one cycle"
+    return InvalidInput(
+        f"site={broken.site} is no place of the {type(array).__name__} array{when}; choose another site"
+    )
 
 
 class Sums:
@@ -244,6 +247,12 @@ class InMemory:
         """Give what was recorded."""
         words = np.where(self.reached, self.misread_words, self.words)
         return Reading(words=words, reached=self.reached, read=self.read, format=self.format)
+
+
+def valued(result: Numbers, held: InMemory, passing: InMemory) -> NDArray[np.float64]:
+    """Give the values of a result's numbers."""
+    with np.errstate(invalid="ignore"):  # a NaN may signal
+        return result.astype(np.float64) * (held.unit * passing.unit)
 
 
 def reshaped(reading: Reading, shape: tuple[int, ...], inside: tuple[slice, ...]) -> Reading:
