@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 from miscompute import inject, nvdla, parse_fault
 from miscompute.fault import Fault, Flip, StuckAt
 from miscompute.fault._effect import Masks
-from miscompute.formats import FORMATS, Format
+from miscompute.formats import Format
 from miscompute.hardware import PASSES, Layer, Nvdla, Operand, Pass
 from miscompute.injection._passes import LayerOnArray
 

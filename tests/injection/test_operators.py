@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from miscompute.hardware import PASSES
-from miscompute.injection._operators import OPERATORS, RESULT_AXES, UNLOWERED
+from miscompute.injection._operators import COMPOSITES, OPERATORS, RESULT_DIMS, UNLOWERED
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -23,7 +23,7 @@ def data(function: Any, groups: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     return x, weight, torch.randn(6, generator=random)
 
 
-@pytest.mark.parametrize("function", OPERATORS, ids=lambda function: OPERATORS[function].name)
+@pytest.mark.parametrize("function", RANKS, ids=lambda function: OPERATORS[function].name)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_passes_are_those_of_pytorch(function: Any, groups: int) -> None:
     rank = RANKS[function]
@@ -55,7 +55,7 @@ def test_passes_are_those_of_pytorch(function: Any, groups: int) -> None:
             assert grad_bias is None
 
 
-@pytest.mark.parametrize("function", [f for f in OPERATORS if RANKS[f]], ids=lambda f: OPERATORS[f].name)
+@pytest.mark.parametrize("function", [f for f in RANKS if RANKS[f]], ids=lambda f: OPERATORS[f].name)
 @pytest.mark.parametrize("options", [{}, {"padding": "valid"}, {"padding": "same", "dilation": 2}, {"stride": [2]}])
 def test_options_in_all_their_spellings(function: Any, options: dict[str, Any]) -> None:
     x, weight, bias = data(function)
@@ -85,7 +85,81 @@ def test_linear_takes_any_leading_dimensions(lead: tuple[int, ...], weight: Tens
     assert torch.equal(y if call.restore is None else call.restore(y), F.linear(x, weight))
 
 
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [((3, 4), (4, 5)), ((4,), (4,)), ((4,), (4, 5)), ((3, 4), (4,)), ((2, 3, 4), (4, 5)), ((2, 3, 4), (2, 4, 5))]
+    + [((2, 1, 3, 4), (6, 4, 5)), ((4,), (2, 4, 5)), ((2, 3, 4), (4,)), ((1, 3, 4), (1, 4, 5)), ((2, 0, 4), (2, 4, 5))],
+)
+def test_products_of_all_shapes(a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    random = torch.Generator().manual_seed(1)
+    x, y = torch.randn(a, generator=random), torch.randn(b, generator=random)
+    call = OPERATORS[torch.matmul].read(x, y)
+    assert call.restore is not None
+    found = call.restore(call.geometry.forward(call.x, call.weight, None))
+    torch.testing.assert_close(found, torch.matmul(x, y))
+
+
+@pytest.mark.parametrize("bias", [(5,), (3, 5), (3, 1), ()])
+@pytest.mark.parametrize("factors", [{}, {"beta": 2, "alpha": 0.5}, {"beta": 0}])
+def test_added_products(bias: tuple[int, ...], factors: dict[str, float]) -> None:
+    random = torch.Generator().manual_seed(1)
+    x, y, added = (torch.randn(shape, generator=random) for shape in ((3, 4), (4, 5), bias))
+    call = OPERATORS[torch.addmm].read(added, x, y, **factors)
+    assert call.restore is not None
+    found = call.restore(call.geometry.forward(call.x, call.weight, call.bias))
+    torch.testing.assert_close(found, torch.addmm(added, x, y, **factors))
+
+
+def product(_: str, a: Tensor, b: Tensor) -> Tensor:
+    return a @ b
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes"),
+    [
+        ("ij,jk->ik", [(2, 3), (3, 4)]),
+        ("ij,jk", [(2, 3), (3, 4)]),
+        ("bij, bkj -> bki", [(2, 3, 4), (2, 5, 4)]),
+        ("...ij,...jk->...ik", [(6, 2, 3), (2, 6, 3, 4)]),
+        ("ii,ij->j", [(3, 3), (3, 4)]),
+        ("ijk,j->i", [(2, 3, 4), (3,)]),
+        ("i,j->ij", [(2,), (3,)]),
+        ("ij,jk,kl->il", [(2, 3), (3, 4), (4, 5)]),
+        ("bij,bij->", [(2, 3, 4), (2, 3, 4)]),
+        ("bhld,bhsd->bhls", [(2, 3, 4, 5), (2, 3, 6, 5)]),
+        ("ij,ij->ji", [(2, 3), (1, 3)]),
+    ],
+)
+def test_einsum(equation: str, shapes: list[tuple[int, ...]]) -> None:
+    random = torch.Generator().manual_seed(1)
+    operands = [torch.randn(shape, generator=random) for shape in shapes]
+    expected = torch.einsum(equation, *operands)
+    torch.testing.assert_close(COMPOSITES[torch.einsum](product, equation, *operands), expected)
+    torch.testing.assert_close(COMPOSITES[torch.einsum](product, equation, operands), expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"is_causal": True}, {"scale": 0.3}, {"attn_mask": "bool"}, {"attn_mask": "float"}, {"enable_gqa": True}],
+    ids=str,
+)
+def test_attention(options: dict[str, Any]) -> None:
+    random = torch.Generator().manual_seed(1)
+    heads = 2 if "enable_gqa" in options else 4
+    query = torch.randn(2, 4, 5, 8, generator=random)
+    key, value = (torch.randn(2, heads, 6, width, generator=random) for width in (8, 3))
+    if options.get("is_causal"):
+        key, value = key[:, :, :5], value[:, :, :5]
+    masks = {"bool": torch.rand(5, 6, generator=random) > 0.3, "float": torch.randn(5, 6, generator=random)}
+    if "attn_mask" in options:
+        options = {"attn_mask": masks[options["attn_mask"]]}
+    expected = F.scaled_dot_product_attention(query, key, value, **options)
+    found = COMPOSITES[F.scaled_dot_product_attention](product, query, key, value, **options)
+    torch.testing.assert_close(found, expected)
+
+
 def test_tables_are_complete() -> None:
-    assert set(RESULT_AXES) == set(PASSES)
+    assert set(RESULT_DIMS) == set(PASSES)
     assert not set(OPERATORS) & set(UNLOWERED)
+    assert not set(COMPOSITES) & (set(OPERATORS) | set(UNLOWERED))
     assert set(RANKS) == set(OPERATORS)

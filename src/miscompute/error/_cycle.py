@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from .._invalid import InvalidInput
 from ..fault import Exposure, Fault, SumExposure, Transient
-from ..hardware import Array, Layer, Mapping, Pass, product_at
+from ..hardware import Array, Layer, Mapping, Moment, Pass, product_at
 from ._error import Error, SumError
 from ._region import Range, Region
 
@@ -54,7 +54,7 @@ def lower_cycle(
         pixels, cells = array.touched(
             "result", moment, stripe, row=exposure.row, cols=range(exposure.col, exposure.col + 1)
         )
-        results = _results(layer, pass_, mapping, moment.image, pixels, cells)
+        results = _results(layer, pass_, mapping, moment, pixels, cells)
         if results is not None:
             yield SumError(
                 layer=layer.name,
@@ -86,7 +86,7 @@ def lower_cycle(
     elif exposure.operand == "stationary" and timing.until == "reload":
         pixels = range(pixels.start, max(pixels.stop, stripe.stop))
     channel = moment.block * array.depth + lanes.index(min(exposure.row, array.depth - 1))
-    results = _results(layer, pass_, mapping, moment.image, pixels, cells)
+    results = _results(layer, pass_, mapping, moment, pixels, cells)
     if channel >= sizes[mapping.lane] or results is None:
         return
     position, image = (moment.pixel, moment.image) if layer.size else (0, pixels.start)
@@ -102,11 +102,13 @@ def lower_cycle(
     element = met[operand]
     if element is None:  # padding, an inserted zero or one between groups, which the array gates
         return
+    dims = layer.dims(operand)
+    batch = (moment.batch,) if "batch" in dims else ()
     yield Error(
         layer=layer.name,
         pass_=pass_,
         operand=operand,
-        region=Region(dims=layer.dims(operand), ranges=tuple(Range(start=i, stop=i + 1) for i in element)),
+        region=Region(dims=dims, ranges=tuple(Range(start=i, stop=i + 1) for i in (*batch, *element))),
         effect=fault.effect,
         spares_zeros=exposure.behind_zero_detector and array.zero_gate,
         results=results,
@@ -114,9 +116,15 @@ def lower_cycle(
     )
 
 
-def _results(layer: Layer, pass_: Pass, mapping: Mapping, image: int, pixels: range, cells: range) -> Region | None:
+def _results(layer: Layer, pass_: Pass, mapping: Mapping, moment: Moment, pixels: range, cells: range) -> Region | None:
     """Give the region of some results of one image; None if the layer has none of them."""
-    wanted = {mapping.image: range(image, image + 1), mapping.cell: cells, "pixel": pixels}
+    image, batch = moment.image, moment.batch
+    wanted = {
+        "batch": range(batch, batch + 1),
+        mapping.image: range(image, image + 1),
+        mapping.cell: cells,
+        "pixel": pixels,
+    }
     if not layer.size:
         wanted[mapping.image] = pixels
     sizes = layer.result(pass_)

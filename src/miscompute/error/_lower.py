@@ -58,12 +58,37 @@ def lower(
     fault = replace(fault, effect=effect)
     if isinstance(exposure, MemoryExposure):
         return tuple(_lower_memory(fault, exposure, layers))
-    return tuple(
-        error
-        for one in layers
-        for pass_ in passes
-        for error in _lower_pass(fault, exposure, array, one.as_matmul() if array.im2col else one, pass_, step)
-    )
+    found: list[AnyError] = []
+    for one in layers:
+        seen = one.as_matmul() if array.im2col else replace(one, transposed=False)
+        for pass_ in passes:
+            if one.transposed:
+                errors = _lower_pass(with_passes_swapped(fault), exposure, array, seen, TWIN_PASSES[pass_], step)
+                found += [_renamed(error, fault) for error in errors]
+            else:
+                found += _lower_pass(fault, exposure, array, seen, pass_, step)
+    return tuple(found)
+
+
+TWIN_PASSES: Mapping[Pass, Pass] = {"forward": "grad_input", "grad_input": "forward", "grad_weight": "grad_weight"}
+"""What a transposed convolution's passes are to the convolution it is the gradient of."""
+
+
+def with_passes_swapped(fault: Fault) -> Fault:
+    """Say when a fault in a transposed convolution is there, in the terms of the convolution it is the gradient of."""
+    timing = fault.timing
+    if isinstance(timing, Transient) and timing.pass_ is not None:
+        return replace(fault, timing=replace(timing, pass_=TWIN_PASSES[timing.pass_]))
+    return fault
+
+
+def _renamed(error: Error | SumError, fault: Fault) -> Error | SumError:
+    """Say of an error of a convolution what it is to its transposed one. Regions keep the names of dimensions."""
+    error = replace(error, pass_=TWIN_PASSES[error.pass_], timing=fault.timing)
+    if isinstance(error, SumError):
+        return error
+    names: dict[str, Operand] = {"input": "grad_output", "grad_output": "input"}
+    return replace(error, operand=names.get(error.operand, error.operand))
 
 
 def _lower_memory(fault: Fault, exposure: MemoryExposure, layers: Sequence[Layer]) -> Iterator[AnyError]:

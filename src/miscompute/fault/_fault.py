@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ..formats import Format
 from ..hardware import Array
 from ._effect import Effect
+from ._exposure import MemoryExposure
 from ._site import Site
 from ._timing import PERMANENT, Timing
 
@@ -27,10 +28,12 @@ class Fault:
 
         Args:
             array: the array.
-            format: the number format of the operands, if the array does not say one. None: bits are not checked.
+            format: the model's number format, which operands have if the array does not say another. None: unknown, and
+                bits are not checked.
         """
-        self.site.exposure(rows=array.rows, cols=array.cols)
-        known = array.format or format
+        exposure = self.site.exposure(rows=array.rows, cols=array.cols)
+        # Memory holds the model's own words, whatever the array rounds operands to.
+        known = format if isinstance(exposure, MemoryExposure) else array.format or format
         if known is not None:
             self.site.check(self.effect, array, known)
 

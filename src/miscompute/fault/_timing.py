@@ -22,6 +22,10 @@ class Timing(ABC):
     def active(self, *, step: int, pass_: Pass, layer: str) -> bool:
         """Say whether the fault is there in this pass of this layer at this step."""
 
+    def may_act(self, *, step: int) -> bool:
+        """Say whether the fault may be there in any pass of any layer at this step; False is certain."""
+        return True
+
     @abstractmethod
     def __str__(self) -> str: ...
 
@@ -88,6 +92,10 @@ class Transient(Timing):
             raise InvalidInput(f"pass_={self.pass_!r} of Transient is unknown; choose one of {', '.join(PASSES)}")
         if self.layer is not None and self.layer.split() != [self.layer]:
             raise InvalidInput(f"layer={self.layer!r} of Transient must be a name without blanks")
+
+    def may_act(self, *, step: int) -> bool:
+        """Hold at that step only."""
+        return step == self.step
 
     def active(self, *, step: int, pass_: Pass, layer: str) -> bool:
         """Hold at that step, in that pass and layer if given."""

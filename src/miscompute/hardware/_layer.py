@@ -24,7 +24,10 @@ class Layer:
 
     All sizes count elements. ``n`` is the batch; for a linear layer it is the product of all leading dimensions. Tuples
     have one entry a spatial dimension, outermost first; ``padding`` is what stands on each side and is zero-valued.
-    ``index`` is the layer's place among the layers of its model (0 first), which a swizzle may go by.
+    ``index`` is the layer's place among the layers of its model (0 first), which a swizzle may go by. ``batch`` linear
+    layers of one shape, each with a weight of its own, are a batched product of matrices: an attention's heads, say.
+    ``transposed`` is a transposed convolution, whose forward pass is the ``grad_input`` of the convolution described by
+    all the other fields, and the other way round.
 
     >>> Layer(name="conv1", n=128, ic=3, oc=64, size=(32, 32), kernel=(5, 5), stride=(2, 2), padding=(2, 2)).out_size
     (16, 16)
@@ -43,6 +46,8 @@ class Layer:
     dilation: tuple[int, ...] | None = None
     groups: int = 1
     index: int = 0
+    batch: int = 1
+    transposed: bool = False
 
     def __post_init__(self) -> None:
         rank = len(self.size)
@@ -59,9 +64,11 @@ class Layer:
             least = 0 if field == "padding" else 1
             if min(getattr(self, field), default=least) < least:
                 raise InvalidInput(f"{field}={getattr(self, field)} of layer {self.name!r} must be at least {least}")
-        for field in ("n", "ic", "oc", "groups"):
+        for field in ("n", "ic", "oc", "groups", "batch"):
             if getattr(self, field) < 1:
                 raise InvalidInput(f"{field}={getattr(self, field)} of layer {self.name!r} must be at least 1")
+        if self.batch > 1 and rank:
+            raise InvalidInput(f"batch={self.batch} of layer {self.name!r} is for linear layers, not size={self.size}")
         if self.ic % self.groups or self.oc % self.groups:
             raise InvalidInput(f"groups={self.groups} of layer {self.name!r} must divide ic={self.ic} and oc={self.oc}")
         if min(self.out_size, default=1) < 1:
@@ -90,25 +97,27 @@ class Layer:
         A grouped convolution's weight is seen with its output channels split, ``(group, oc, ic, r, s)``; channel
         indices of ``oc`` and ``ic`` then count within the group.
         """
+        batch = ("batch",) if self.batch > 1 else ()
         match operand:
             case "weight":
                 group = ("group",) if self.groups > 1 else ()
-                return (*group, "oc", "ic", *_KERNEL_DIMS[len(self.kernel)])
+                return (*batch, *group, "oc", "ic", *_KERNEL_DIMS[len(self.kernel)])
             case "input":
-                return ("n", "ic", *("d", "h", "w")[3 - len(self.size) :])
+                return (*batch, "n", "ic", *("d", "h", "w")[3 - len(self.size) :])
             case "grad_output":
-                return ("n", "oc", *("od", "oh", "ow")[3 - len(self.size) :])
+                return (*batch, "n", "oc", *("od", "oh", "ow")[3 - len(self.size) :])
 
     def shape(self, operand: Operand) -> tuple[int, ...]:
         """Give an operand's shape, in the order of `dims`."""
+        batch = (self.batch,) if self.batch > 1 else ()
         match operand:
             case "weight":
                 group = (self.groups,) if self.groups > 1 else ()
-                return (*group, self.oc // self.groups, self.ic // self.groups, *self.kernel)
+                return (*batch, *group, self.oc // self.groups, self.ic // self.groups, *self.kernel)
             case "input":
-                return (self.n, self.ic, *self.size)
+                return (*batch, self.n, self.ic, *self.size)
             case "grad_output":
-                return (self.n, self.oc, *self.out_size)
+                return (*batch, self.n, self.oc, *self.out_size)
 
     def elements(self, operand: Operand) -> int:
         """Count an operand's elements."""
@@ -130,6 +139,8 @@ class Layer:
             case "grad_weight":
                 dims = dict(zip(self.dims("weight"), self.shape("weight"), strict=True))
                 spatial = tuple(dims.pop(dim) for dim in _KERNEL_DIMS[len(self.kernel)])
+        if self.batch > 1:
+            dims = {"batch": self.batch, **dims}
         return {**dims, "pixel": math.prod(spatial)} if spatial else dims
 
     def as_matmul(self) -> "Layer":
@@ -140,11 +151,15 @@ class Layer:
         product a group, all of this shape.
 
         >>> conv = Layer(name="c", n=4, ic=3, oc=8, size=(9, 9), kernel=(3, 3))
-        >>> conv.as_matmul()
-        Layer(name='c', n=196, ic=27, oc=8, size=(), kernel=(), stride=(), padding=(), dilation=(), groups=1, index=0)
+        >>> conv.as_matmul()  # doctest: +ELLIPSIS
+        Layer(name='c', n=196, ic=27, oc=8, size=(), kernel=(), stride=(), padding=(), dilation=(), groups=1, ...)
         """
         if not self.size:
             return self
+        if self.transposed:
+            raise InvalidInput(
+                f"layer {self.name!r} is a transposed convolution, which im2col does not make a product of"
+            )
         return Layer(
             name=self.name,
             n=self.n * math.prod(self.out_size),

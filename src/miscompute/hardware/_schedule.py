@@ -17,10 +17,12 @@ Element = tuple[int, ...]
 class Moment:
     """One cycle: the place of its atomic operation in every loop, outermost first.
 
-    ``group`` is the kernel group, ``image`` the image, ``stripe`` the stripe's number in the image, ``block`` the
-    channel block, ``tap`` the kernel position in linear order and ``pixel`` the result's position in linear order.
+    ``batch`` is the product of a batched layer, ``group`` the kernel group, ``image`` the image, ``stripe`` the number
+    of the stripe in the image, ``block`` the channel block, ``tap`` the kernel position in linear order and ``pixel``
+    the result's position in linear order.
     """
 
+    batch: int = 0
     group: int
     image: int
     stripe: int
@@ -36,6 +38,7 @@ class Schedule:
     Each cycle is one atomic operation: every cell adds up ``depth`` products of one pixel.
 
     Args:
+        batch: products of a batched layer, one after another.
         groups: blocks of as many cells as the array has.
         images: results that are finished one after another.
         stripes: the positions of each stripe.
@@ -43,6 +46,7 @@ class Schedule:
         taps: kernel positions.
     """
 
+    batch: int = 1
     groups: int
     images: int
     stripes: tuple[range, ...]
@@ -62,7 +66,7 @@ class Schedule:
     @property
     def cycles(self) -> int:
         """How many cycles the pass takes, loading and stalls apart."""
-        return self.groups * self.images * self.pixels * self.operations
+        return self.batch * self.groups * self.images * self.pixels * self.operations
 
     def at(self, cycle: int) -> Moment:
         """Say what is computed in a cycle, 0 being the first of the pass.
@@ -73,14 +77,15 @@ class Schedule:
         if not 0 <= cycle < self.cycles:
             raise InvalidInput(f"cycle={cycle} is outside the pass, which takes {self.cycles:,} cycles (from 0)")
         image_number, left = divmod(cycle, self.pixels * self.operations)
-        group, image = divmod(image_number, self.images)
+        group_number, image = divmod(image_number, self.images)
+        batch, group = divmod(group_number, self.groups)
         ends = list(accumulate(len(stripe) * self.operations for stripe in self.stripes))
         stripe = next(number for number, end in enumerate(ends) if left < end)
         left -= ends[stripe] - len(self.stripes[stripe]) * self.operations
         operation, offset = divmod(left, len(self.stripes[stripe]))
         block, tap = divmod(operation, self.taps)
         pixel = self.stripes[stripe].start + offset
-        return Moment(group=group, image=image, stripe=stripe, block=block, tap=tap, pixel=pixel)
+        return Moment(batch=batch, group=group, image=image, stripe=stripe, block=block, tap=tap, pixel=pixel)
 
     def cycle(self, moment: Moment) -> int:
         """Give the cycle of a moment: the inverse of `at`.
@@ -90,7 +95,8 @@ class Schedule:
         (201, 1)
         """
         stripe = self.stripes[moment.stripe]
-        before = (moment.group * self.images + moment.image) * self.pixels + stripe.start
+        images_before = (moment.batch * self.groups + moment.group) * self.images + moment.image
+        before = images_before * self.pixels + stripe.start
         operation = moment.block * self.taps + moment.tap
         return before * self.operations + operation * len(stripe) + moment.pixel - stripe.start
 
@@ -208,6 +214,7 @@ def schedule_of(
     sizes = {"n": layer.n, "ic": layer.ic, "oc": layer.oc}
     positions = {"forward": layer.out_size, "grad_input": layer.size, "grad_weight": layer.kernel}[pass_]
     return Schedule(
+        batch=layer.batch,
         groups=-(-sizes[cells] // cols),
         images=sizes[image] if layer.size else 1,
         stripes=split(math.prod(positions) if layer.size else sizes[image]),

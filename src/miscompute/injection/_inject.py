@@ -20,17 +20,18 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from .._invalid import InvalidInput
-from ..error import StoredError, lower
+from ..error import StoredError, lower, with_passes_swapped
 from ..fault import PERMANENT, Fault
 from ..hardware import PASSES, Array, Layer
+from ._geometry import LINEAR, Call, Convolution, TransposedConvolution
 from ._log import Log
-from ._operators import LINEAR, OPERATORS, UNLOWERED, Call, Convolution, Operator
+from ._memory import Memory
+from ._operators import COMPOSITES, OPERATORS, UNLOWERED, Operator
 from ._passes import UNREACHED, LayerOnArray, OnArray, Plans, Scratch, make_plan
-from ._private import BACKWARDS, active_modes, enter_below, in_backward
+from ._private import ENTERED, active_modes, enter_below, in_backward
+from ._products import read_matmul
 
 _Function = Callable[..., Any]
-
-_HANDLED: dict[_Function, Operator | str] = {**OPERATORS, **UNLOWERED}
 
 _MOST_PLANS = 256  # kept for a layer: a random swizzle never comes back to the same lanes
 
@@ -59,7 +60,12 @@ class _Interception(TorchFunctionMode):
     thread that holds it are offered.
     """
 
-    def __init__(self, model: nn.Module, handler: Callable[[Call, str], Tensor | None]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        handler: Callable[[Call, str], Tensor | None],
+        is_needed: Callable[[], bool] = lambda: True,
+    ) -> None:
         super().__init__()
         for name, module in model.named_modules():
             if isinstance(module, torch.jit.ScriptModule):
@@ -69,6 +75,8 @@ class _Interception(TorchFunctionMode):
                 )
         self._model = model
         self._handler = handler
+        self._is_needed = is_needed
+        self._modules = {id(module): name for name, module in model.named_modules()}
         self._depth = 0
         self._thread = 0
         self._names: dict[int, str] = {}
@@ -114,31 +122,105 @@ class _Interception(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Compute an operator on the array if it is the model's, else as always."""
-        operator = _HANDLED.get(func)
+        handle = _HANDLED.get(func)
         if kwargs is None:
             kwargs = {}
-        if operator is None:
-            if func in BACKWARDS:
+        if handle is None:
+            if func in ENTERED:
                 with self:
-                    return BACKWARDS[func](*args, **kwargs)
+                    return ENTERED[func](*args, **kwargs)
             return func(*args, **kwargs)
-        if isinstance(operator, str):
-            if self._depth:
-                self.unlowered[operator] = self.unlowered.get(operator, 0) + 1
-            return func(*args, **kwargs)
+        result = handle(self, func, args, kwargs)
+        return func(*args, **kwargs) if result is None else result
+
+    def compute(self, operator: Operator, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+        """Compute an operator that is one product; None: as always."""
         if torch.compiler.is_compiling():
             raise InvalidInput("model: it is being compiled under injection; compile it after, or use it uncompiled")
-        weight = args[1] if len(args) > 1 else kwargs["weight"]
-        name = self._names.get(id(weight))
+        name = self._name(operator, args, kwargs)
         if name is None:
-            if not (self._depth or (in_backward() and not weight.is_leaf)):
-                return func(*args, **kwargs)
-            name = f"{operator.name}({'x'.join(map(str, weight.shape))})"
+            return None
+        if kwargs.get("out") is not None:
+            self.leave_out(f"{operator.name}(out=...)")
+            return None
         call = operator.read(*args, **kwargs)
+        if not call.x.is_floating_point():
+            return None
         result = self._handler(call, name)
-        if result is None:
-            return func(*args, **kwargs)
-        return result if call.restore is None else call.restore(result)
+        return result if result is None or call.restore is None else call.restore(result)
+
+    def compose(self, composite: Callable[..., Tensor], args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+        """Compute an operator that is several products; None: as always."""
+        if not (self._depth or in_backward()) or not self._is_needed():
+            return None
+        caller = self._calling_module()
+        if caller is None and not self._depth:
+            return None
+
+        def product(label: str, a: Tensor, b: Tensor) -> Tensor:
+            call = read_matmul(a, b)
+            result = self._handler(call, f"{caller}.{label}" if caller else label) if a.is_floating_point() else None
+            if result is None:
+                return torch.matmul(a, b)
+            return result if call.restore is None else call.restore(result)
+
+        return composite(product, *args, **kwargs)
+
+    def leave_out(self, name: str) -> None:
+        """Count a call that an array would compute and that is left to PyTorch."""
+        if self._depth:
+            self.unlowered[name] = self.unlowered.get(name, 0) + 1
+
+    def _name(self, operator: Operator, args: Any, kwargs: dict[str, Any]) -> str | None:
+        """Name the layer that a call is: by its parameter, else by the module that calls. None: not the model's."""
+        for position, keyword in reversed(operator.operands):
+            operand = args[position] if len(args) > position else kwargs.get(keyword)
+            name = self._names.get(id(operand))
+            if name is not None:
+                return name
+        if not self._depth and not in_backward():
+            return None
+        caller = self._calling_module()
+        if caller is None and not self._depth:
+            return None
+        if operator.has_weight:  # computed, by a parametrisation say
+            weight = args[1] if len(args) > 1 else kwargs["weight"]
+            return caller or f"{operator.name}({'x'.join(map(str, weight.shape))})"
+        return f"{caller}.{operator.name}" if caller else operator.name
+
+    def _calling_module(self) -> str | None:
+        """Name the submodule whose method makes the call; None: no method of the model's."""
+        frame = sys._getframe(1)
+        while frame is not None:
+            code = frame.f_code
+            if code.co_argcount and code.co_varnames[0] == "self":
+                name: str | None = self._modules.get(id(frame.f_locals.get("self")))
+                if name is not None:
+                    return name
+            frame = frame.f_back  # type: ignore[assignment]
+        return None
+
+
+_Handle = Callable[[_Interception, _Function, Any, dict[str, Any]], Tensor | None]
+
+
+def _product(operator: Operator) -> _Handle:
+    return lambda interception, _, args, kwargs: interception.compute(operator, args, kwargs)
+
+
+def _composite(composite: Callable[..., Tensor]) -> _Handle:
+    return lambda interception, _, args, kwargs: interception.compose(composite, args, kwargs)
+
+
+def _unlowered(name: str) -> _Handle:
+    return lambda interception, *_: interception.leave_out(name)
+
+
+_HANDLED: dict[_Function, _Handle] = {
+    **{function: _product(operator) for function, operator in OPERATORS.items()},
+    **{function: _composite(composite) for function, composite in COMPOSITES.items()},
+    **{function: _unlowered(name) for function, name in UNLOWERED.items()},
+}
 
 
 class Injection:
@@ -154,12 +236,15 @@ class Injection:
         self._is_lasting = fault.timing == PERMANENT and not array.swizzle.each_step
         self._is_on = False
         self._moment = 0  # goes on whenever the layers' plans may become others
-        self._interception = _Interception(model, self._compute)
+        self._interception = _Interception(model, self._compute, self._may_act)
         self._optimizers: dict[int, tuple[Optimizer, int]] = {}
         self._begun: set[int] = set()  # the optimizers that are stepping
         self._layers: dict[Hashable, LayerOnArray] = {}
         self._indices: dict[str, int] = {}
         self._scratch: Scratch = {}
+        stored = [error for error in lower(fault, array, (), step=step) if isinstance(error, StoredError)]
+        self._memory = Memory(model, stored, record=self.log.add, step=lambda: self._step) if stored else None
+        self._model = model
         self._stack = ExitStack()
         self._thread = 0
         self._left_at: int | None = None  # how many modes lie below the interception, while it is left for a step
@@ -198,9 +283,19 @@ class Injection:
                 register_optimizer_step_post_hook(self._after_step),
             ):
                 stack.callback(handle.remove)
+            if self._memory is not None:
+                stack.callback(self._memory.restore)
+                after = self._model.register_forward_hook(_Hook(self._after_forward))
+                stack.callback(after.remove)
+                self._memory.begin_step()
             self._stack = stack.pop_all()
         self._turn(on=True)
         return self
+
+    def _after_forward(self) -> None:
+        assert self._memory is not None
+        if self._is_on:
+            self._memory.after_forward(training=self._model.training)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -215,6 +310,8 @@ class Injection:
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._begun.add(id(optimizer))
+        if self._memory is not None and self._is_on:
+            self._memory.before_update(optimizer)
         # An optimizer's many small operators need not pass through the interception; a closure runs the model, though.
         modes = active_modes()
         if len(args) < 2 and not kwargs and modes and modes[-1] is self._interception:
@@ -232,9 +329,14 @@ class Injection:
             return
         steps = self._optimizers.get(id(optimizer), (optimizer, 0))[1]
         self._optimizers[id(optimizer)] = (optimizer, steps + 1)
+        is_new = self._first_step + steps + 1 > self._step
         self._step = max(self._step, self._first_step + steps + 1)
         if not self._is_lasting:
             self._moment += 1
+        if self._memory is not None:
+            self._memory.forget()
+            if is_new and self._is_on:
+                self._memory.begin_step()
 
     def _resume(self, *_: object) -> None:
         if self._left_at is not None and get_ident() == self._thread:
@@ -243,10 +345,17 @@ class Injection:
             if self._returning is not None:
                 self._returning.remove()
 
+    def _may_act(self) -> bool:
+        """Whether the fault, or the array's format, may now change anything anywhere."""
+        return self._is_on and (self._array.format is not None or self._fault.timing.may_act(step=self._step))
+
     def _compute(self, call: Call, name: str) -> Tensor | None:
         if not self._is_on:
             return None
         call = _cast_as_autocast(call)
+        if self._array.im2col and isinstance(call.geometry, TransposedConvolution):
+            self._interception.leave_out("conv_transpose")
+            return None
         if self._array.im2col and isinstance(call.geometry, Convolution):
             return self._compute_by_columns(call, name)
         return self._compute_layer(call, name)
@@ -297,7 +406,8 @@ class Injection:
             return on_array.present[1]
         plans = UNREACHED
         if self._is_on:
-            timing, layer = self._fault.timing, on_array.layer
+            fault = with_passes_swapped(self._fault) if on_array.is_transposed else self._fault
+            timing, layer = fault.timing, on_array.layer
             plans = {
                 pass_: plan if timing.active(step=self._step, pass_=pass_, layer=layer.name) else None
                 for pass_, plan in self._plans_at(on_array).items()
@@ -310,14 +420,13 @@ class Injection:
     def _plans_at(self, on_array: LayerOnArray) -> Plans:
         """Give the plans at the current step if the fault were active, made once for each dealing of the lanes."""
         layer, step, swizzle = on_array.layer, self._step, self._array.swizzle
+        fault = with_passes_swapped(self._fault) if on_array.is_transposed else self._fault
         lanes: Hashable = step if swizzle.per_stripe else self._array.lanes(step=step, layer=layer.index)
         if lanes not in on_array.made:
             if len(on_array.made) >= _MOST_PLANS:
                 on_array.made.clear()
             errors = [
-                error
-                for error in lower(self._fault, self._array, layer, step=step)
-                if not isinstance(error, StoredError)
+                error for error in lower(fault, self._array, layer, step=step) if not isinstance(error, StoredError)
             ]
             on_array.made[lanes] = {
                 pass_: make_plan(layer, pass_, [error for error in errors if error.pass_ == pass_], self._array)

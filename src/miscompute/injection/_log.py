@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..fault import STORES, Store
 from ..hardware import PASSES, Pass
 
 
@@ -13,12 +14,14 @@ from ..hardware import PASSES, Pass
 class LogRow:
     """One pass of one layer: how often it ran with the fault active, and what the fault did.
 
-    ``reached`` counts elements that were read through the faulty place, ``changed`` those whose bits came out
-    different, both summed over ``executions``. Reached but never changed is *not activated*.
+    A fault in memory has a row for the stored tensor, with the store in place of the pass. ``reached`` counts words in
+    the regions of the errors, those included that are spared as zeros or that a stride leaves out; ``changed`` counts
+    those whose bits came out different. Both are summed over ``executions``. Reached but never changed is *not
+    activated*.
     """
 
     layer: str
-    pass_: Pass
+    pass_: Pass | Store
     executions: int
     reached: int
     changed: int
@@ -38,10 +41,10 @@ class Log:
     _PENDING = 256  # changed-value counts are left on the device and summed this many at a time
 
     def __init__(self) -> None:
-        self._entries: dict[tuple[str, Pass], _Entry] = {}
+        self._entries: dict[tuple[str, Pass | Store], _Entry] = {}
         self.unlowered: dict[str, int] = {}
 
-    def add(self, layer: str, pass_: Pass, reached: int, changed: list[Tensor]) -> None:
+    def add(self, layer: str, pass_: Pass | Store, reached: int, changed: list[Tensor]) -> None:
         """Note one execution of a pass; ``changed`` holds counts as tensors of one element."""
         entry = self._entries.get((layer, pass_))
         if entry is None:
@@ -60,7 +63,7 @@ class Log:
 
     def __iter__(self) -> Iterator[LogRow]:
         for (layer, pass_), entry in sorted(
-            self._entries.items(), key=lambda item: (item[0][0], PASSES.index(item[0][1]))
+            self._entries.items(), key=lambda item: (item[0][0], (*PASSES, *STORES).index(item[0][1]))
         ):
             self._settle(entry)
             yield LogRow(

@@ -1,7 +1,7 @@
 """The three passes of a layer on the faulty array, and their place in autograd."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from .._invalid import InvalidInput
-from ..error import Error, Range, Region, SumError
+from ..error import TWIN_PASSES, Error, Range, Region, SumError
 from ..formats import Format
 from ..hardware import PASSES, Array, Layer, Operand, Pass
-from ._operators import RESULT_AXES, Geometry
+from ._geometry import Geometry
+from ._operators import RESULT_DIMS
 from ._private import disabled_torch_function
 from ._sums import Sums
 from ._words import FLAT, Change, Index, Misread, Rounded, format_of, index_of, to_format
@@ -130,8 +131,8 @@ def _make_part(layer: Layer, pass_: Pass, alike: Sequence[Sequence[Error]], seen
     results = alike[0][0].results
     assert results is not None
     # A grouped layer's channels cannot be cut without breaking its groups; its images can.
-    axes = {dim: axis for dim, axis in RESULT_AXES[pass_].items() if layer.groups == 1 or dim == "n"}
-    ranges = {dim: results.range(dim) for dim in axes}
+    carriers = {dim: operand for dim, operand in RESULT_DIMS[pass_].items() if layer.groups == 1 or dim == "n"}
+    ranges = {dim: results.range(dim) for dim in carriers}
     cuts = {dim: index_of([range_])[0] for dim, range_ in ranges.items()}
     targets = []
     for together in alike:
@@ -144,7 +145,7 @@ def _make_part(layer: Layer, pass_: Pass, alike: Sequence[Sequence[Error]], seen
         targets.append((index_of(where.ranges), index_of(own)))
     return _Part(
         misreads=_ready(layer, alike[0], seen),
-        cuts=tuple(_Cut(*axes[dim], part) for dim, part in cuts.items()),
+        cuts=tuple(_Cut(carriers[dim], layer.dims(carriers[dim]).index(dim), part) for dim, part in cuts.items()),
         bias=cuts.get("oc") if pass_ == "forward" else None,
         targets=tuple(targets),
     )
@@ -168,7 +169,8 @@ class LayerOnArray:
         scratch: Scratch,
         step: Callable[[], int],
     ) -> None:
-        self.layer = layer
+        self.is_transposed = layer.transposed  # then the passes below are those of its twin (`TWIN_PASSES`)
+        self.layer = replace(layer, transposed=False)
         self._step = step
         self.present: tuple[int, Plans] | None = None  # kept by ``plans``: the plans, and until when they hold
         self.made: dict[Hashable, Plans] = {}
@@ -184,14 +186,22 @@ class LayerOnArray:
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Compute the output, (n, oc, *out_size)."""
+        if self.is_transposed:
+            y = self._run("grad_input", {"grad_output": x, "weight": weight})[0]
+            return y if bias is None else y + bias.view(-1, *(1 for _ in self.layer.size))
         return self._run("forward", {"input": x, "weight": weight}, bias=bias)[0]
 
     def grad_input(self, grad_output: Tensor, weight: Tensor) -> Tensor:
         """Compute the input's gradient, (n, ic, *size)."""
+        if self.is_transposed:
+            return self._run("forward", {"input": grad_output, "weight": weight})[0]
         return self._run("grad_input", {"grad_output": grad_output, "weight": weight})[0]
 
     def grad_weight(self, grad_output: Tensor, x: Tensor, *, bias: bool) -> tuple[Tensor, Tensor | None]:
         """Compute the gradients of weight and bias; the bias's is summed outside the MAC array and always right."""
+        if self.is_transposed:
+            grad_weight = self._run("grad_weight", {"grad_output": x, "input": grad_output})[0]
+            return grad_weight, sum_over_positions(grad_output) if bias else None
         stored: dict[Operand, Tensor] = {"grad_output": grad_output, "input": x}
         if not bias or not self._geometry.sums_bias:
             return self._run("grad_weight", stored)[0], sum_over_positions(grad_output) if bias else None
@@ -245,7 +255,7 @@ class LayerOnArray:
         if plan.sums is not None:
             changed.append(plan.sums.correct(result, self._as_words(rounded, formats), bias, step=key[0]))
         changed.extend(torch.count_nonzero(misread(result, key=key).bits) for misread in plan.wrong_results)
-        self._record(self.layer.name, pass_, plan.reached, changed)
+        self._record(self.layer.name, TWIN_PASSES[pass_] if self.is_transposed else pass_, plan.reached, changed)
         return result, grad_bias, wrong
 
     def _as_words(self, rounded: dict[Operand, Tensor], formats: Formats) -> dict[Operand, Rounded]:

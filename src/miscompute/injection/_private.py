@@ -38,14 +38,20 @@ def _not_offered(function: Any) -> Callable[..., Any]:
     return copy
 
 
-BACKWARDS: Mapping[Callable[..., Any], Callable[..., Any]] = MappingProxyType(
+ENTERED: Mapping[Callable[..., Any], Callable[..., Any]] = MappingProxyType(
     {
         function: _not_offered(function)
-        for function in (torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad)
+        for function in (
+            torch.Tensor.backward,
+            torch.autograd.backward,
+            torch.autograd.grad,
+            torch.nn.functional.multi_head_attention_forward,
+        )
     }
 )
-"""Functions that run the autograd engine, and what to call in their stead with a mode active.
+"""Functions inside which operators must be offered too, and what to call in their stead with a mode active.
 
-A mode is left while it handles a call, and the engine runs under the modes active when it starts. Checkpointing
-computes part of a forward pass again inside, which must be intercepted.
+A mode is left while it handles a call, and the autograd engine runs under the modes active when it starts:
+checkpointing computes part of a forward pass again inside. Multi-head attention is made of operators that run on the
+array.
 """

@@ -6,7 +6,7 @@ binary tree of neighbouring lanes or down the chain of rows, partial sums added 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -57,30 +57,35 @@ class Sums:
             bias: added after the sums, (oc,); None: nothing.
             step: the optimizer step; random effects draw by it.
         """
-        sizes = self.layer.result(self.pass_)
-        view = result.view(tuple(sizes.values()))
         changed = torch.zeros((), dtype=torch.int64, device=result.device)
         mapping = self.array.mapping(self.pass_)
         held, passing = operands[mapping.stationary], operands[mapping.streaming]
         unit = held.unit * passing.unit
         values = {operand: _plain(rounded) for operand, rounded in operands.items()}
+        one = replace(self.layer, batch=1)
         for number, error in enumerate(self.errors):
-            for indices, where in _blocks(error.results, self.layer, self.pass_, mapping):
-                at = [torch.tensor(some, device=result.device) for some in indices]
-                summing = _Summing(
-                    error=error,
-                    array=self.array,
-                    laid=lay(self.layer, self.pass_, mapping, values, at[1]),
-                    format=held.format,
-                    key=(step, PASSES.index(self.pass_), self.layer.index, number),
-                )
-                sums = summing.sums(at[0], at[2])  # (image, cell, pixel)
-                changed += summing.changed
-                if unit != 1:
-                    sums = sums * unit
-                if bias is not None:
-                    sums = sums + bias.to(sums.dtype)[at[1]][:, None]
-                view[where(at)] = _in_order(sums, self.layer, mapping, sizes).to(result.dtype)
+            dims = dict(zip(error.results.dims, error.results.ranges, strict=True))
+            for batch in dims.pop("batch", (None,)):
+                own = values if batch is None else {operand: tensor[batch] for operand, tensor in values.items()}
+                view = result if batch is None else result[batch]
+                view = view.view(tuple(one.result(self.pass_).values()))
+                results = Region(dims=tuple(dims), ranges=tuple(dims.values()))
+                for indices, where in _blocks(results, one, self.pass_, mapping):
+                    at = [torch.tensor(some, device=result.device) for some in indices]
+                    summing = _Summing(
+                        error=error,
+                        array=self.array,
+                        laid=lay(one, self.pass_, mapping, own, at[1]),
+                        format=held.format,
+                        key=(step, PASSES.index(self.pass_), one.index, number, batch or 0),
+                    )
+                    sums = summing.sums(at[0], at[2])  # (image, cell, pixel)
+                    changed += summing.changed
+                    if unit != 1:
+                        sums = sums * unit
+                    if bias is not None:
+                        sums = sums + bias.to(sums.dtype)[at[1]][:, None]
+                    view[where(at)] = _in_order(sums, one, mapping, one.result(self.pass_)).to(result.dtype)
         return changed
 
 

@@ -91,7 +91,7 @@ def to_format(operand: Tensor, format: Format) -> Rounded:
     largest = operand.detach().abs().max().double().cpu().numpy() if operand.numel() else np.zeros(())
     settled = Rounded(operand, format.fitted(largest))
     half = 1 << (format.bits - 1)
-    return settled._replace(words=(operand / settled.unit).round().clamp(-half, half - 1).to(dtype))
+    return settled._replace(words=(operand.double() / settled.unit).round().clamp(-half, half - 1).to(dtype))
 
 
 def _round_to_tf32(operand: Tensor) -> Tensor:
