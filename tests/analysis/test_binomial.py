@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -97,6 +97,7 @@ def test_golden_limits(method: str, events: int, trials: int, low: float, high: 
     assert (found.best, found.events, found.trials, found.method) == (events / trials, events, trials, method)
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 400), st.data())
 def test_against_scipy(trials: int, data: st.DataObject) -> None:
     events = data.draw(st.integers(0, trials))
@@ -121,6 +122,7 @@ def acceptability(events: int, trials: int, p: float) -> float:
     return float(stats.binom.pmf(counts[tails <= tails[events] * (1 + 1e-9)], trials, p).sum())
 
 
+@settings(max_examples=60)
 @given(st.integers(1, 40), st.data(), st.sampled_from([0.9, 0.95, 0.99]))
 def test_blaker_against_its_definition(trials: int, data: st.DataObject, confidence: float) -> None:
     events = data.draw(st.integers(0, trials))

@@ -12,7 +12,7 @@ from scipy import stats
 from miscompute import InvalidInput
 from miscompute.analysis import StoppingRule, confidence_sequence, rate
 
-LOOKS = 120
+LOOKS = 80
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def least_mean(
     if not (value * repeats).any():
         return 0.0
     wrong, right = 0.0, 1.0
-    for _ in range(60):
+    for _ in range(40):
         middle = (wrong + right) / 2
         growth = np.log1p(_BETS[:, None] * (share * (value / middle - 1))) @ repeats
         if np.logaddexp.reduce(growth) - np.log(len(_BETS)) >= -np.log(tail):

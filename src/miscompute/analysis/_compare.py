@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
+from jaxtyping import Float
 from scipy import optimize, special, stats
 
 from .._invalid import InvalidInput
 from ._estimate import Estimate, check_confidence
 from ._meld import Term, counts, meld
 
-_CELLS = 16_384  # of equal probability, into which a confidence distribution is cut
+_CELLS = 4_096  # of equal probability, into which a confidence distribution is cut
 
 
 @final
@@ -37,7 +38,7 @@ def compare_rates(first: Estimate, second: Estimate, *, confidence: float = 0.95
 
     Intervals are melded from Clopper-Pearson's (Fay, Proschan and Brittain, Biometrics 71, 2015): a difference excludes
     0, and a ratio 1, just when Fisher's exact test of one side rejects at half the error. Their coverage was at least
-    nominal wherever it was calculated (tests/analysis/test_compare.py); of Newcombe's it is not.
+    nominal wherever it was calculated (tests/analysis/test_compare.py); that of Newcombe's falls to 88 % there.
 
     Trials on the same faults, with and without a mitigation, are not independent; where both runs of a fault tend to
     agree, these intervals are too wide.
@@ -76,15 +77,16 @@ def _ratio_at_most(above: tuple[int, int], below: tuple[int, int], tail: float) 
         return np.inf
     # Each cell is represented by its least value, so that the quantile errs to the safe side.
     least = special.betaincinv(y, m - y + 1, np.arange(_CELLS) / _CELLS)[1:]
-
-    def shortfall(log_ratio: float) -> float:
-        values = np.minimum(np.exp(log_ratio) * least, 1)
-        reached = special.betainc(x + 1, n - x, values) if x < n else values >= 1
-        return float(reached.sum()) / _CELLS - (1 - tail)
-
-    end = -np.log(least[0])  # there U / L is at most the ratio in all cells but the first
     low = np.log(x / n / (y / m)) if x else np.log(special.betaincinv(x + 1, n - x, tail))
-    return float(np.exp(optimize.brentq(shortfall, min(low, 0) - 1, end, xtol=1e-9))) * (1 + 1e-8)
+    high = -np.log(least[0])  # there U / L is at most the ratio in all cells but the first
+    root = optimize.brentq(lambda u: _reached(np.exp(u) * least, x, n) - (1 - tail), min(low, 0) - 1, high, xtol=1e-9)
+    return float(np.exp(root)) * (1 + 1e-8)
+
+
+def _reached(values: Float[np.ndarray, " cells"], x: int, n: int) -> float:
+    """Give the mean probability that the upper confidence variable of x of n is at most these values."""
+    reached = special.betainc(x + 1, n - x, np.minimum(values, 1)) if x < n else values >= 1
+    return float(reached.sum()) / _CELLS
 
 
 def mean_difference(first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95) -> Estimate:
@@ -105,15 +107,11 @@ def mean_difference(first: Sequence[float], second: Sequence[float], *, confiden
             raise InvalidInput(f"{name} has {len(group)} values; a mean with an interval needs at least 2")
     if len(set(first)) == len(set(second)) == 1:
         raise InvalidInput("first and second have no spread: all values of each are equal, so no interval follows")
-    limits = stats.ttest_ind(first, second, equal_var=False).confidence_interval(confidence)
-    return Estimate(
-        low=float(limits.low),
-        best=float(np.mean(first) - np.mean(second)),
-        high=float(limits.high),
-        confidence=confidence,
-        method="welch",
-        unit="",
-    )
+    parts = [float(np.var(group, ddof=1)) / len(group) for group in (first, second)]
+    freedom = sum(parts) ** 2 / sum(part**2 / (len(g) - 1) for part, g in zip(parts, (first, second), strict=True))
+    half = float(special.stdtrit(freedom, (1 + confidence) / 2)) * sum(parts) ** 0.5
+    best = float(np.mean(first) - np.mean(second))
+    return Estimate(low=best - half, best=best, high=best + half, confidence=confidence, method="welch", unit="")
 
 
 def permutation_p(first: Sequence[float], second: Sequence[float], *, resamples: int = 9_999, seed: int = 0) -> float:
