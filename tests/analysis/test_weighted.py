@@ -75,6 +75,25 @@ def test_laws(trials: list[tuple[bool, float]], normalised: bool) -> None:
         assert (1 - others.high, 1 - others.low) == pytest.approx((found.low, found.high), abs=1e-9)
 
 
+@pytest.mark.parametrize("normalised", [False, True])
+def test_at_the_limits_a_gambler_has_made_what_was_agreed(normalised: bool) -> None:
+    # Trial by trial, with the capital of each constant bet in its own account.
+    events, weights = campaign(np.random.default_rng(5), 300)
+    found = weighted_rate(events, weights, bound=BOUND, normalised=normalised)
+    bets = np.geomspace(1e-4, 0.99, 32)
+    for limit, seen in ((found.low, events), (1 - found.high, ~events)):
+        accounts = np.ones(32) / 32
+        for happened, weight in zip(seen, weights, strict=True):
+            if normalised:
+                gain = weight / BOUND * (happened / limit - 1)
+            elif seen is events:
+                gain = weight * happened / limit - 1
+            else:
+                gain = (1 - weight * (not happened) / BOUND) / (1 - (1 - limit) / BOUND) - 1
+            accounts *= 1 + bets * gain
+        assert accounts.sum() == pytest.approx(2 / 0.05, rel=1e-6)
+
+
 def test_equal_weights_cost_less_than_twice_the_width() -> None:
     found = weighted_rate(np.arange(2_000) < 24, np.ones(2_000), bound=1.0)
     assert found.best == pytest.approx(0.012)
