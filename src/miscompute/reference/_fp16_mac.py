@@ -113,13 +113,11 @@ def fp16_mac(weights: BlockWords, activations: BlockWords) -> BlockSum:
     exponents = (weights.exponent[:, None] + activations.exponent).astype(np.int64)
     exponents = np.where(active, exponents, 0)
     shared = exponents.max(axis=-1, initial=0)  # (n, pixel, lane) -> (n, pixel)
-    steps = shared[..., None] - exponents
-    bits = 4 * np.minimum(steps, 8)
+    bits = 4 * np.minimum(shared[..., None] - exponents, 8)  # 32 bits are a whole word
 
     carry, sum_ = _product(weights.mantissa[:, None], activations.mantissa)
     aligned = (carry >> bits) + (sum_ >> bits) - (_OFFSET >> bits)
-    aligned = np.where(active & (steps < 8), aligned, 0)
-    return BlockSum(exponent=4 * shared, sum=aligned.sum(axis=-1))
+    return BlockSum(exponent=4 * shared, sum=np.where(active, aligned, 0).sum(axis=-1))
 
 
 def _product(weight: NDArray[np.uint64], activation: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
