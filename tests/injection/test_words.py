@@ -151,6 +151,28 @@ def test_a_remembered_region_is_not_that_of_another_tensor() -> None:
         read(narrow)
 
 
+def test_a_remembered_place_holds_wherever_a_tensor_lies() -> None:
+    ranges = (Range(start=1, stop=4, step=2), Range(start=0, stop=5, step=3))
+    read = Misread(
+        operand="grad_output",
+        index=index_of(ranges),
+        view=None,
+        effect=Flip(bits=(31,)),
+        spares_zeros=True,
+        is_logged=True,
+    )
+    expected = torch.ones(4, 5)
+    expected[1::2, 0::3] = -1
+    wide = torch.ones(6, 5)
+    transposed, part, smaller = torch.ones(5, 4).t(), wide[2:], torch.ones(3, 5)
+    for tensor in (torch.ones(4, 5), torch.ones(4, 5), transposed, part):
+        read(tensor)
+        assert torch.equal(tensor, expected)
+    assert wide[:2].eq(1).all()
+    read(smaller)
+    assert torch.equal(smaller, expected[:3])
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_has_a_dtype(name: str) -> None:
     assert format_of(DTYPES[name]) is FORMATS[name]

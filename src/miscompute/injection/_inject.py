@@ -4,7 +4,8 @@ import sys
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
-from threading import get_ident
+from functools import wraps
+from threading import Lock, get_ident
 from types import TracebackType
 from typing import Any
 
@@ -26,7 +27,7 @@ from ..hardware import PASSES, Array, Layer
 from ._log import Log
 from ._operators import OPERATORS, UNLOWERED, Call, Operator
 from ._passes import UNREACHED, LayerOnArray, OnArray, Plans, Scratch, make_plan
-from ._private import BACKWARDS, active_modes, enter_below, in_backward
+from ._private import active_modes, backwards, enter_below, in_backward
 
 _Function = Callable[..., Any]
 
@@ -71,6 +72,7 @@ class _Interception(TorchFunctionMode):
         self._handler = handler
         self._depth = 0
         self._thread = 0
+        self._backwards = backwards(under=self)
         self._names: dict[int, str] = {}
         for name, parameter in model.named_parameters():
             self._names.setdefault(id(parameter), name.removesuffix(".weight"))
@@ -118,10 +120,7 @@ class _Interception(TorchFunctionMode):
         if kwargs is None:
             kwargs = {}
         if operator is None:
-            if func in BACKWARDS:
-                with self:
-                    return BACKWARDS[func](*args, **kwargs)
-            return func(*args, **kwargs)
+            return self._backwards.get(func, func)(*args, **kwargs)
         if isinstance(operator, str):
             if self._depth:
                 self.unlowered[operator] = self.unlowered.get(operator, 0) + 1
@@ -139,6 +138,53 @@ class _Interception(TorchFunctionMode):
         if result is None:
             return func(*args, **kwargs)
         return result if call.restore is None else call.restore(result)
+
+
+class _QuickZeroGrad:
+    """Makes `Optimizer.zero_grad` leave the innermost interception, as long as anyone holds this.
+
+    Else both its accesses to each parameter's gradient would pass through, which costs more than they do themselves.
+    Other threads, and calls outside all interceptions, find it as it always is.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._holders = 0
+        self._original: _Function = Optimizer.zero_grad
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        with self._lock:
+            self._holders += 1
+            if self._holders == 1:
+                self._original = Optimizer.zero_grad
+                Optimizer.zero_grad = self._leaving(self._original)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._holders -= 1
+                if self._holders == 0:
+                    Optimizer.zero_grad = self._original  # type: ignore[method-assign]
+
+    @staticmethod
+    def _leaving(original: _Function) -> _Function:
+        @wraps(original)
+        def zero_grad(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+            modes = active_modes()
+            if not modes or not isinstance(modes[-1], _Interception):
+                original(optimizer, *args, **kwargs)
+                return
+            modes[-1].__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            try:
+                original(optimizer, *args, **kwargs)
+            finally:
+                modes[-1].__enter__()  # type: ignore[no-untyped-call]
+
+        return zero_grad
+
+
+_quick_zero_grad = _QuickZeroGrad()
 
 
 class Injection:
@@ -194,6 +240,7 @@ class Injection:
             # This loads the compiler, so that a model compiled inside, by the first who compiles at all, runs in eager
             # mode as well.
             stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(_quick_zero_grad.hold())
             stack.enter_context(self._interception.hold())
             for handle in (
                 register_optimizer_step_pre_hook(self._before_step),

@@ -30,33 +30,40 @@ class _Entry:
     reached: int = 0
     changed: int = 0
     pending: list[Tensor] = field(default_factory=list)
+    elements: int = 0  # of all that is pending
 
 
 class Log:
     """The record of an injection: a table of `LogRow`, and the operators that ran without being lowered."""
 
-    _PENDING = 256  # changed-value counts are left on the device and summed this many at a time
+    # Changed values are counted many at a time, which takes less and waits for the device more rarely. What is to be
+    # counted is kept until then: so many tensors, so many elements (64 KiB of fp32 words).
+    _PENDING = 256
+    _ELEMENTS = 1 << 14
 
     def __init__(self) -> None:
         self._entries: dict[tuple[str, Pass], _Entry] = {}
         self.unlowered: dict[str, int] = {}
 
     def add(self, layer: str, pass_: Pass, reached: int, changed: list[Tensor]) -> None:
-        """Note one execution of a pass; ``changed`` holds counts as tensors of one element."""
+        """Note one execution of a pass; in ``changed``, elements that are not zero stand for changed values."""
         entry = self._entries.get((layer, pass_))
         if entry is None:
             entry = self._entries[layer, pass_] = _Entry()
         entry.executions += 1
         entry.reached += reached
         entry.pending += changed
-        if len(entry.pending) > self._PENDING:
+        for tensor in changed:
+            entry.elements += tensor.numel()
+        if len(entry.pending) > self._PENDING or entry.elements > self._ELEMENTS:
             self._settle(entry)
 
     @staticmethod
     def _settle(entry: _Entry) -> None:
         if entry.pending:
-            entry.changed += int(torch.stack(entry.pending).sum())
+            entry.changed += int(torch.stack([torch.count_nonzero(tensor) for tensor in entry.pending]).sum())
             entry.pending.clear()
+            entry.elements = 0
 
     def __iter__(self) -> Iterator[LogRow]:
         for (layer, pass_), entry in sorted(

@@ -140,7 +140,7 @@ class LayerOnArray:
     """A layer's three passes as the array computes them.
 
     ``plans`` gives the plans that hold at present, by pass, None where the fault does not reach; ``record`` is told of
-    each execution under a plan: layer, pass, elements reached, values changed.
+    each execution under a plan: layer, pass, elements reached, and of these the bits that changed.
     """
 
     def __init__(
@@ -203,8 +203,8 @@ class LayerOnArray:
             for change in borrowed:
                 change.toggle()
         wrong: slice | Tensor | None = None if rounded is stored else slice(None)
-        if with_bias and wrong is None and any(map(bool, changed)):  # else the sum is right to the last bit
-            wrong = plan.misread_channels
+        if with_bias and wrong is None and any(bool(torch.count_nonzero(bits)) for bits in changed):
+            wrong = plan.misread_channels  # else the sum is right to the last bit
         for part in plan.parts:
             operands, borrowed = _read(part.misreads, rounded, changed, self._scratch)
             try:
@@ -266,7 +266,7 @@ def _read(
             tensor = operands[operand] = _copy(tensor, scratch) if operand == "weight" else tensor.clone()
             change = misread(tensor)
         if misread.is_logged:
-            changed.append(torch.count_nonzero(change.bits))
+            changed.append(change.bits)
     return operands, borrowed
 
 

@@ -68,7 +68,20 @@ class Misread:
         is_logged: whether this is the one of several readings of the same elements that counts.
     """
 
-    __slots__ = ("_effect", "_index", "_region", "_spares_zeros", "_view", "_words_of", "is_logged", "operand")
+    __slots__ = (
+        "_bits",
+        "_dtype",
+        "_effect",
+        "_index",
+        "_is_view",
+        "_place",
+        "_region",
+        "_spares_zeros",
+        "_view",
+        "_words_of",
+        "is_logged",
+        "operand",
+    )
 
     def __init__(
         self,
@@ -86,19 +99,26 @@ class Misread:
         self._view = view
         self._effect = effect
         self._spares_zeros = spares_zeros
-        self._words_of: Tensor | None = None  # the tensor that was misread last, and the words of its region
-        self._region: Tensor | None = None
+        self._is_view = isinstance(index[0], slice)
+        # What the last tensors had in common, so that it is worked out once: operators are dear on a small layer.
+        self._dtype: torch.dtype | None = None
+        self._bits: _Bits | None = None  # the effect's, for that dtype
+        self._words_of: Tensor | None = None  # room that is used again
+        self._region: Tensor | None = None  # the words of its region
+        self._place: _Place | None = None
 
     def __call__(self, tensor: Tensor) -> "Change":
-        """Change the words of the region, in place. The last tensor is remembered: room that is used again is quick."""
-        word_dtype, depends, inverts, magnitude = _bits(tensor.dtype, self._effect, self._spares_zeros)
-        words, region = tensor, self._region
-        is_view = isinstance(self._index[0], slice)
+        """Change the words of the region, in place."""
+        if self._bits is None or tensor.dtype is not self._dtype:
+            self._bits = _bits(tensor.dtype, self._effect, self._spares_zeros)
+            self._dtype = tensor.dtype
+        word_dtype, depends, inverts, magnitude = self._bits
+        words, region, is_view = tensor, self._region, self._is_view
         if region is None or tensor is not self._words_of or not is_view:
             words = tensor.view(word_dtype)
             if self._view is not None:
                 words = words.view(self._view)
-            region = words[self._index]
+            region = self._region_of(words)
             if self.operand == "weight" and not region.is_inference():  # else it could not be written to after
                 self._words_of, self._region = tensor, region
         bits = torch.bitwise_and(region, depends)
@@ -109,6 +129,26 @@ class Misread:
         change = Change(region if is_view else None, words, self._index, bits)
         change.toggle()
         return change
+
+    def _region_of(self, words: Tensor) -> Tensor:
+        """Give the words at the index: in contiguous tensors of one shape these lie at the same place."""
+        if not (self._is_view and words.is_contiguous()):
+            return words[self._index]
+        shape, start = words.shape, words.storage_offset()
+        if self._place is None or self._place.of != shape:
+            region = words[self._index]
+            self._place = _Place(shape, region.shape, region.stride(), int(region.storage_offset() - start))
+            return region
+        return words.as_strided(self._place.size, self._place.stride, start + self._place.offset)
+
+
+class _Place(NamedTuple):
+    """Where a view lies in a contiguous tensor of a shape: one operator makes it, an index takes one for each axis."""
+
+    of: torch.Size
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int
 
 
 class Change(NamedTuple):
@@ -127,10 +167,11 @@ class Change(NamedTuple):
             self.words[self.where] = self.words[self.where] ^ self.bits
 
 
+_Bits = tuple[torch.dtype, Tensor, Tensor | None, Tensor | None]
+
+
 @lru_cache
-def _bits(
-    dtype: torch.dtype, effect: Effect, spares_zeros: bool
-) -> tuple[torch.dtype, Tensor, Tensor | None, Tensor | None]:
+def _bits(dtype: torch.dtype, effect: Effect, spares_zeros: bool) -> _Bits:
     """Give an effect as the bits it changes: ``(word & depends) ^ inverts``, none where ``word & magnitude`` is 0.
 
     ``((word & keep) | set) ^ flip`` differs from ``word`` in these bits: where a bit is kept, in those of ``flip``;
