@@ -1,5 +1,7 @@
 """What generated tests draw from: small layers, arrays and faults, and the reference's answer for them."""
 
+from collections import Counter
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -8,17 +10,27 @@ from numpy.typing import NDArray
 
 from miscompute import Layer, nvdla, reference
 from miscompute.fault import (
+    Accumulator,
     ActivationRegister,
+    AdderNode,
+    CellOutput,
     Effect,
+    Exposure,
     Fault,
+    FinalOutput,
     Flip,
+    Product,
     Site,
     StuckAt,
+    SumExposure,
     WeightBus,
     WeightRegister,
 )
-from miscompute.hardware import Nvdla, Operand, Pass
+from miscompute.hardware import Array, Nvdla, Operand, Pass, simd, systolic
 from miscompute.reference import LayerResult
+
+Triple = tuple[tuple[int, ...], ...]
+"""The elements of weight, input and grad_output that a product joins, in the order of `Layer.dims`."""
 
 Operands = dict[Operand, NDArray[np.float64]]
 
@@ -58,6 +70,33 @@ def layers(draw: st.DrawFn) -> Layer:
 
 
 @st.composite
+def small_layers(draw: st.DrawFn) -> Layer:
+    """Draw a layer small enough to walk product by product: stride, padding, dilation and groups included."""
+    rank = draw(st.sampled_from((0, 1, 1, 2, 2, 3)))
+
+    def numbers(low: int, high: int) -> tuple[int, ...]:
+        return tuple(draw(st.integers(low, high)) for _ in range(rank))
+
+    kernel, dilation, padding = numbers(1, 3 if rank < 2 else 2), numbers(1, 2), numbers(0, 2 if rank < 3 else 1)
+    groups = draw(st.integers(1, 3)) if rank else 1
+    return Layer(
+        name="layer",
+        n=draw(st.integers(1, 3)),
+        ic=groups * draw(st.integers(1, 5 if rank < 2 else 2)),
+        oc=groups * draw(st.integers(1, 5 if rank < 2 else 2)),
+        size=tuple(
+            max(1, d * (k - 1) + 1 - 2 * p) + draw(st.integers(0, 2))
+            for k, d, p in zip(kernel, dilation, padding, strict=True)
+        ),
+        kernel=kernel,
+        stride=numbers(1, 3 if rank < 2 else 2),
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+    )
+
+
+@st.composite
 def arrays(draw: st.DrawFn, *, format: str, zero_gate: st.SearchStrategy[bool]) -> Nvdla:
     mapping: Literal["A", "B"] = draw(st.sampled_from(("A", "B")))
     return nvdla(
@@ -70,9 +109,20 @@ def arrays(draw: st.DrawFn, *, format: str, zero_gate: st.SearchStrategy[bool]) 
     )
 
 
+swizzles = st.sampled_from(("none", "step", "stripe", "layer", "random:3"))
+all_arrays: st.SearchStrategy[Array] = st.one_of(
+    st.builds(
+        nvdla, rows=st.integers(1, 4), cols=st.integers(1, 4), grad_weight=st.sampled_from(("A", "B")), swizzle=swizzles
+    ),
+    st.builds(systolic, rows=st.integers(1, 4), cols=st.integers(1, 4), swizzle=swizzles),
+    st.builds(systolic, rows=st.integers(1, 4), cols=st.integers(1, 4), dataflow=st.just("output-stationary")),
+    st.builds(simd, lanes=st.integers(1, 4)),
+)
+
+
 @st.composite
 def faults(draw: st.DrawFn, array: Nvdla) -> Fault:
-    """Draw a fault at any site, of any bit of the array's format."""
+    """Draw a fault at any operand's site, of any bit of the array's format."""
     assert array.format is not None
     row, col = draw(st.integers(0, array.rows - 1)), draw(st.integers(0, array.cols - 1))
     sites: list[Site] = [
@@ -88,9 +138,49 @@ def faults(draw: st.DrawFn, array: Nvdla) -> Fault:
             WeightBus(row=row, col=col, reach="half"),
             ActivationRegister(row=row, col=col, reach="half"),
         ]
-    bit = draw(st.integers(0, array.format.bits - 1))
-    effects: list[Effect] = [Flip(bits=(bit,)), StuckAt(bit=bit, value=0), StuckAt(bit=bit, value=1)]
-    return Fault(site=draw(st.sampled_from(sites)), effect=draw(st.sampled_from(effects)))
+    return Fault(site=draw(st.sampled_from(sites)), effect=draw(_effects(array.format.bits)))
+
+
+@st.composite
+def sum_faults(draw: st.DrawFn, array: Array) -> Fault:
+    """Draw a fault at any site between operands and result, of any bit of its word (`Array.word`)."""
+    assert array.format is not None
+    row, col = draw(st.integers(0, array.rows - 1)), draw(st.integers(0, array.cols - 1))
+    sites: list[Site] = [
+        Product(row=row, col=col),
+        CellOutput(col=col),
+        Accumulator(col=col),
+        Accumulator(col=col, address=draw(st.integers(0, 2 * array.cols))),
+        FinalOutput(col=col),
+    ]
+    levels = 1 if array.adds_in_a_chain else (array.rows - 1).bit_length()
+    if levels and array.depth > 1:
+        sites.append(AdderNode(row=row, col=col, level=draw(st.integers(1, levels))))
+    site = draw(st.sampled_from(sites))
+    exposure = site.exposure(rows=array.rows, cols=array.cols)
+    assert isinstance(exposure, SumExposure)
+    return Fault(site=site, effect=draw(_effects(array.word(exposure.stage, array.format).bits)))
+
+
+@st.composite
+def _effects(draw: st.DrawFn, bits: int) -> Effect:
+    bit = draw(st.integers(0, bits - 1))
+    return draw(st.sampled_from((Flip(bits=(bit,)), StuckAt(bit=bit, value=0), StuckAt(bit=bit, value=1))))
+
+
+def loop_nest(layer: Layer) -> Counter[Triple]:
+    """Join weights, inputs and outputs as the definition of a convolution does."""
+    found: Counter[Triple] = Counter()
+    stride, padding, dilation = layer.stride or (), layer.padding or (), layer.dilation or ()
+    ic_each, oc_each = layer.ic // layer.groups, layer.oc // layer.groups
+    for n, group, oc, ic in product(range(layer.n), range(layer.groups), range(oc_each), range(ic_each)):
+        for o in product(*map(range, layer.out_size)):
+            for r in product(*map(range, layer.kernel)):
+                h = tuple(a * s + b * d - p for a, s, b, d, p in zip(o, stride, r, dilation, padding, strict=True))
+                if all(0 <= index < size for index, size in zip(h, layer.size, strict=True)):
+                    weight = ((group,) if layer.groups > 1 else ()) + (oc, ic, *r)
+                    found[weight, (n, group * ic_each + ic, *h), (n, group * oc_each + oc, *o)] += 1
+    return found
 
 
 def integers(layer: Layer, seed: int) -> Operands:
@@ -118,6 +208,7 @@ def run(pass_: Pass, array: Nvdla, fault: Fault, layer: Layer, data: Operands, s
 def refused(fault: Fault, array: Nvdla, layer: Layer, pass_: Pass) -> bool:
     """Whether zeros are corrupted that are in no tensor, for which there is no lowering."""
     exposure = fault.site.exposure(rows=array.rows, cols=array.cols)
+    assert isinstance(exposure, Exposure)
     spares_zeros = array.zero_gate and exposure.behind_zero_detector
     in_weight = exposure.operand == "stationary" and array.mapping(pass_).stationary == "weight"
     in_streaming = exposure.operand == "streaming" and not layer.is_pointwise

@@ -21,12 +21,20 @@ app = typer.Typer(
 
 _DEFAULT_FAULT = "weight[0,0] bit 28 stuck-at 0"
 
-Model = Annotated[str | None, typer.Option(help="alexnet or lenet5; default: what the data set's recipe says.")]
-Width = Annotated[float | None, typer.Option(help="Scales the model's hidden channels.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="alexnet, lenet5, resnet18, resnet18_nobn, resnet20, mlp or gpt; default: what the data set's recipe says."
+    ),
+]
+Width = Annotated[
+    float | None,
+    typer.Option(help="Scales the model's hidden channels; default: the recipe's, or 1 for another model."),
+]
 ArrayName = Annotated[str, typer.Option("--array", help="nvdla-small, nvdla-large or nvdla-ROWSxCOLS.")]
 FaultText = Annotated[str, typer.Option("--fault", help="Such as 'weight[0,0] bit 28 stuck-at 0'.")]
 GradWeight = Annotated[str, typer.Option(help="How weight gradients lie on the array: A or B.")]
-Data = Annotated[str, typer.Option(help="cluttered_digits or cifar10.")]
+Data = Annotated[str, typer.Option(help="cluttered_digits, cifar10 or tiny_shakespeare.")]
 
 
 def _say_version(wanted: bool) -> bool:
@@ -63,7 +71,7 @@ def train(
     momentum: Annotated[float | None, typer.Option(help="Of sgd.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Of any optimizer.")] = None,
     schedule: Annotated[str | None, typer.Option(help="constant, cosine or one-cycle.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images, or windows of text, a step.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     evaluate_every: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
     data_folder: Annotated[Path | None, typer.Option(help="Where the data set is.")] = None,
@@ -122,7 +130,7 @@ def lower(
     data: Data = "cluttered_digits",
     model: Model = None,
     width: Width = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images, or windows of text, a step.")] = None,
     array: ArrayName = "nvdla-small",
     fault: FaultText = _DEFAULT_FAULT,
     grad_weight: GradWeight = "A",
@@ -130,7 +138,6 @@ def lower(
     step: Annotated[int, typer.Option(min=0, help="The optimizer step, for swizzles that move.")] = 0,
 ) -> None:
     """Show which elements of which operands a fault corrupts, per layer and pass, without running anything."""
-    import torch
     from rich.console import Console
 
     from .error import lower as lower_fault
@@ -141,9 +148,8 @@ def lower(
     from .tasks import DATA_SETS, MODEL_FORMAT, build_model, recipe_for
 
     recipe = recipe_for(data, model=model, width=width, batch_size=batch_size)
-    channels, classes = DATA_SETS[data].channels, len(DATA_SETS[data].classes)
-    network = build_model(recipe.model, channels=channels, classes=classes, width=recipe.width)
-    layers = trace(network, torch.zeros(recipe.batch_size, channels, 32, 32))
+    network = build_model(recipe.model, **DATA_SETS[data].sizes, width=recipe.width)
+    layers = trace(network, DATA_SETS[data].zeros(recipe.batch_size))
     place = array_named(array, grad_weight=grad_weight, swizzle=swizzle)
     parsed = parse_fault(fault)
     parsed.check(place, MODEL_FORMAT)  # says so if a bit is outside

@@ -142,6 +142,14 @@ def test_that_a_step_is_hit_does_not_tell_which_word_comes_out(timing: Timing) -
     assert (abs(np.mean(words, axis=0) - 127.5) < 5 * 73.9 / math.sqrt(len(hit))).all()  # sigma of 0..255
 
 
+@pytest.mark.parametrize("word", TIMINGS)
+def test_a_timing_that_is_active_may_act(word: str) -> None:
+    for timing in SPELLED[word].values():
+        for step in range(60):
+            active = [timing.active(step=step, pass_=pass_, layer=layer) for pass_ in PASSES for layer in ("fc", "c")]
+            assert timing.may_act(step=step) or not any(active)
+
+
 # One row a word of TIMINGS, so that a new one does not go untested.
 SPELLED: dict[str, dict[str, Timing]] = {
     "permanent": {"permanent": PERMANENT},

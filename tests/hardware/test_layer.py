@@ -115,6 +115,23 @@ def test_im2col_makes_a_matrix_product_of_a_convolution(layer: Layer) -> None:
     assert (plain.ic, plain.n) == tuple(columns.shape[1:])
 
 
+def test_a_batch_of_products_has_a_dimension_of_its_own() -> None:
+    layer = Layer(name="heads", n=5, ic=3, oc=4, batch=2)
+    assert [layer.shape(operand) for operand in OPERANDS] == [(2, 4, 3), (2, 5, 3), (2, 5, 4)]
+    assert {layer.dims(operand)[0] for operand in OPERANDS} == {"batch"}
+    assert [list(layer.result(pass_)) for pass_ in PASSES] == [
+        ["batch", "n", "oc"],
+        ["batch", "n", "ic"],
+        ["batch", "oc", "ic"],
+    ]
+
+
+def test_a_transposed_convolution_is_no_product_of_matrices() -> None:
+    layer = Layer(name="up", n=1, ic=2, oc=2, size=(5, 5), kernel=(3, 3), transposed=True)
+    with pytest.raises(InvalidInput, match="layer 'up' is a transposed convolution, which im2col does not make"):
+        layer.as_matmul()
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -130,6 +147,8 @@ def test_im2col_makes_a_matrix_product_of_a_convolution(layer: Layer) -> None:
         ({"n": 0}, "n=0 of layer 'c' must be at least 1"),
         ({"ic": 0}, "ic=0 of layer 'c' must be at least 1"),
         ({"oc": -4}, "oc=-4 of layer 'c' must be at least 1"),
+        ({"batch": 0}, "batch=0 of layer 'c' must be at least 1"),
+        ({"batch": 2}, "batch=2 of layer 'c' is for linear layers, not size=(8, 8)"),
         ({"groups": 0}, "groups=0 of layer 'c' must be at least 1"),
         ({"groups": 4}, "groups=4 of layer 'c' must divide ic=6 and oc=4"),
         ({"groups": 3}, "groups=3 of layer 'c' must divide ic=6 and oc=4"),

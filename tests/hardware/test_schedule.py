@@ -2,11 +2,13 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.strategies import Triple, all_arrays, loop_nest, small_layers
 
 from miscompute import InvalidInput, Layer
 from miscompute.hardware import (
@@ -19,66 +21,13 @@ from miscompute.hardware import (
     Schedule,
     nvdla,
     product_at,
-    simd,
     systolic,
 )
 
 
-@st.composite
-def layers(draw: st.DrawFn) -> Layer:
-    """Draw a layer small enough to walk product by product: stride, padding, dilation and groups included."""
-    rank = draw(st.sampled_from((0, 1, 1, 2, 2, 3)))
-
-    def numbers(low: int, high: int) -> tuple[int, ...]:
-        return tuple(draw(st.integers(low, high)) for _ in range(rank))
-
-    kernel, dilation, padding = numbers(1, 3 if rank < 2 else 2), numbers(1, 2), numbers(0, 2 if rank < 3 else 1)
-    groups = draw(st.integers(1, 3)) if rank else 1
-    return Layer(
-        name="layer",
-        n=draw(st.integers(1, 3)),
-        ic=groups * draw(st.integers(1, 5 if rank < 2 else 2)),
-        oc=groups * draw(st.integers(1, 5 if rank < 2 else 2)),
-        size=tuple(
-            max(1, d * (k - 1) + 1 - 2 * p) + draw(st.integers(0, 2))
-            for k, d, p in zip(kernel, dilation, padding, strict=True)
-        ),
-        kernel=kernel,
-        stride=numbers(1, 3 if rank < 2 else 2),
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-    )
-
-
-arrays: st.SearchStrategy[Array] = st.one_of(
-    st.builds(nvdla, rows=st.integers(1, 4), cols=st.integers(1, 4), grad_weight=st.sampled_from(("A", "B"))),
-    st.builds(systolic, rows=st.integers(1, 4), cols=st.integers(1, 4)),
-    st.builds(systolic, rows=st.integers(1, 4), cols=st.integers(1, 4), dataflow=st.just("output-stationary")),
-    st.builds(simd, lanes=st.integers(1, 4)),
-)
-Product = tuple[tuple[int, ...], ...]
-"""The elements of weight, input and grad_output that a product joins, in the order of `Layer.dims`."""
-
-
-def loop_nest(layer: Layer) -> Counter[Product]:
-    """Join weights, inputs and outputs as the definition of a convolution does."""
-    found: Counter[Product] = Counter()
-    stride, padding, dilation = layer.stride or (), layer.padding or (), layer.dilation or ()
-    ic_each, oc_each = layer.ic // layer.groups, layer.oc // layer.groups
-    for n, group, oc, ic in product(range(layer.n), range(layer.groups), range(oc_each), range(ic_each)):
-        for o in product(*map(range, layer.out_size)):
-            for r in product(*map(range, layer.kernel)):
-                h = tuple(a * s + b * d - p for a, s, b, d, p in zip(o, stride, r, dilation, padding, strict=True))
-                if all(0 <= index < size for index, size in zip(h, layer.size, strict=True)):
-                    weight = ((group,) if layer.groups > 1 else ()) + (oc, ic, *r)
-                    found[weight, (n, group * ic_each + ic, *h), (n, group * oc_each + oc, *o)] += 1
-    return found
-
-
-def walked(array: Array, layer: Layer, pass_: Pass) -> Counter[Product]:
+def walked(array: Array, layer: Layer, pass_: Pass) -> Counter[Triple]:
     """Collect the products of every multiplier in every cycle, those with a zero that is in no tensor left out."""
-    found: Counter[Product] = Counter()
+    found: Counter[Triple] = Counter()
     schedule, mapping = array.schedule(layer, pass_), array.mapping(pass_)
     sizes = {"n": layer.n, "ic": layer.ic, "oc": layer.oc}
     rows = array.rows if isinstance(array, OutputStationary) else 1
@@ -109,13 +58,13 @@ def walked(array: Array, layer: Layer, pass_: Pass) -> Counter[Product]:
 
 
 @settings(max_examples=60)
-@given(layers(), arrays, st.sampled_from(PASSES))
+@given(small_layers(), all_arrays, st.sampled_from(PASSES))
 def test_a_pass_forms_every_product_once(layer: Layer, array: Array, pass_: Pass) -> None:
     layer = layer.as_matmul() if array.im2col else layer
     assert walked(array, layer, pass_) == loop_nest(layer)
 
 
-@given(layers(), arrays, st.sampled_from(PASSES))
+@given(small_layers(), all_arrays, st.sampled_from(PASSES))
 def test_cycles_and_moments_are_one_to_one(layer: Layer, array: Array, pass_: Pass) -> None:
     schedule = array.schedule(layer, pass_)
     moments = [schedule.at(cycle) for cycle in range(min(schedule.cycles, 600))]
@@ -138,7 +87,7 @@ def test_cycles_and_moments_are_one_to_one(layer: Layer, array: Array, pass_: Pa
             schedule.at(beyond)
 
 
-@given(layers(), arrays, st.sampled_from(PASSES))
+@given(small_layers(), all_arrays, st.sampled_from(PASSES))
 def test_a_pass_takes_as_many_cycles_as_its_loops(layer: Layer, array: Array, pass_: Pass) -> None:
     # Each result takes its atomic operations; every cell computes one result at a time, a PE one of its tile.
     seen = layer.as_matmul() if array.im2col else layer
@@ -169,6 +118,16 @@ def test_loops_run_as_in_the_hardware() -> None:
         for pixel in stripe
     ]
     assert [schedule.at(cycle) for cycle in range(schedule.cycles)] == loops
+
+
+def test_products_of_a_batch_come_one_after_another() -> None:
+    array, layer = nvdla(rows=2, cols=2), Layer(name="fc", n=5, ic=3, oc=3)
+    one, batch = array.schedule(layer, "forward"), array.schedule(replace(layer, batch=3), "forward")
+    assert batch.cycles == 3 * one.cycles
+    for cycle in range(batch.cycles):
+        moment = batch.at(cycle)
+        assert moment == replace(one.at(cycle % one.cycles), batch=cycle // one.cycles)
+        assert batch.cycle(moment) == cycle
 
 
 def test_one_product_by_hand() -> None:

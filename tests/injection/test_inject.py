@@ -626,6 +626,42 @@ def test_an_optimizer_with_a_closure_runs_the_faulty_model(model: Net) -> None:
     assert by_pass(injection)["kernel", "forward"][0] == calls > 1
 
 
+def test_zero_grad_goes_past_the_interception_and_comes_back(model: Net) -> None:
+    own, seen = torch.optim.Optimizer.zero_grad, []
+
+    class Watched(torch.optim.SGD):
+        def _patch_step_function(self) -> None:  # called inside `zero_grad`, of an optimizer that is loaded
+            seen.append(torch._C._len_torch_function_stack())
+            super()._patch_step_function()
+
+    optimizer = Watched(model.parameters(), lr=0.1)
+    seen.clear()
+    with mc.inject(model, FAULT, array=ARRAY):
+        expected = gradients(model, images())
+        for fails in (False, True):
+            del optimizer._zero_grad_profile_name
+            if fails:
+                optimizer.param_groups[0]["params"].append(None)
+                with pytest.raises(AttributeError):
+                    optimizer.zero_grad()
+            else:
+                optimizer.zero_grad()
+            assert all(p.grad is None for p in model.parameters())
+            assert equal(gradients(model, images()), expected)
+    assert seen == [0, 0]
+    assert torch.optim.Optimizer.zero_grad is own
+
+
+def test_zero_grad_is_the_optimizers_own_after_the_last_injection(model: Net) -> None:
+    own = torch.optim.Optimizer.zero_grad
+    with mc.inject(model, FAULT, array=ARRAY):
+        replacement = torch.optim.Optimizer.zero_grad
+        with mc.inject(Net(), FAULT, array=ARRAY):
+            assert torch.optim.Optimizer.zero_grad is replacement
+        assert torch.optim.Optimizer.zero_grad is replacement is not own
+    assert torch.optim.Optimizer.zero_grad is own
+
+
 def test_a_failed_optimizer_step_does_not_end_the_injection(model: Net) -> None:
     optimizer, golden = Failing(model.parameters(), lr=0.1), gradients(model, images())
     with mc.inject(model, FAULT, array=ARRAY) as injection:

@@ -15,7 +15,7 @@ def test_rows_are_sums_in_the_order_of_layers_and_passes() -> None:
     log.add("b", "forward", 3, ones(2))
     log.add("a", "grad_weight", 5, ones(1))
     log.add("a", "forward", 7, [])
-    log.add("a", "grad_weight", 5, [torch.tensor(4)])
+    log.add("a", "grad_weight", 5, [torch.tensor([[1, -1, 0], [0, 2, 1 << 28]])])
     rows = list(log)
     assert rows == [
         LogRow(layer="a", pass_="forward", executions=1, reached=7, changed=0),
@@ -32,6 +32,14 @@ def test_counts_do_not_pile_up() -> None:
         log.add("layer", "forward", 2, ones(1))
     assert len(log._entries["layer", "forward"].pending) <= Log._PENDING
     assert [(row.executions, row.reached, row.changed) for row in log] == [(1000, 2000, 1000)]
+
+
+def test_no_more_elements_are_kept_than_are_few() -> None:
+    log = Log()
+    for _ in range(20):
+        log.add("layer", "forward", 1000, [torch.eye(1000, dtype=torch.int32)[:4]])
+        assert sum(tensor.numel() for tensor in log._entries["layer", "forward"].pending) <= Log._ELEMENTS
+    assert log.changed == 80
 
 
 def test_it_prints_as_a_table() -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 
 from miscompute import InvalidInput, Layer, nvdla
 from miscompute.fault import Fault, Flip, WeightRegister, parse_fault
-from miscompute.hardware import PASSES, Nvdla, Operand, Pass
-from miscompute.reference import LayerResult, forward, grad_input, grad_weight
+from miscompute.hardware import ARRAYS, OPERANDS, PASSES, Array, Nvdla, Operand, Pass, array_named, simd, systolic
+from miscompute.reference import LayerResult, forward, grad_input, grad_weight, layer_result
 
 Operands = dict[Operand, NDArray[np.float64]]
 
@@ -28,7 +29,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def run(pass_: Pass, array: Nvdla, fault: Fault | None, layer: Layer, data: Operands, step: int = 0) -> LayerResult:
+def run(pass_: Pass, array: Array, fault: Fault | None, layer: Layer, data: Operands, step: int = 0) -> LayerResult:
     match pass_:
         case "forward":
             return forward(array, fault, layer, data["input"], data["weight"], step)
@@ -98,7 +99,7 @@ def layers(draw: st.DrawFn) -> Layer:
 
 
 @st.composite
-def arrays(draw: st.DrawFn) -> Nvdla:
+def cores(draw: st.DrawFn) -> Nvdla:
     mapping: Literal["A", "B"] = draw(st.sampled_from(("A", "B")))
     return nvdla(
         rows=draw(st.sampled_from((2, 3, 4, 8))),
@@ -110,19 +111,151 @@ def arrays(draw: st.DrawFn) -> Nvdla:
     )
 
 
+@st.composite
+def matrix_arrays(draw: st.DrawFn) -> Array:
+    rows, cols = draw(st.sampled_from((2, 3, 4, 8))), draw(st.sampled_from((2, 3, 4, 8)))
+    match draw(st.sampled_from(("weight-stationary", "output-stationary", "simd"))):
+        case "weight-stationary":
+            swizzle = draw(st.sampled_from(("none", "step", "stripe", "layer", "random:3")))
+            return systolic(rows=rows, cols=cols, format="int8", swizzle=swizzle)
+        case "output-stationary":
+            return systolic(rows=rows, cols=cols, format="fp32", dataflow="output-stationary")
+        case _:
+            return simd(lanes=cols, format="fp32")
+
+
 @settings(max_examples=150)
-@given(layer=layers(), array=arrays(), step=st.integers(0, 9), seed=st.integers(0, 99))
-def test_a_healthy_array_computes_what_autograd_does(layer: Layer, array: Nvdla, step: int, seed: int) -> None:
+@given(layer=layers(), array=cores(), step=st.integers(0, 9), seed=st.integers(0, 99))
+def test_a_healthy_core_computes_what_autograd_does(layer: Layer, array: Nvdla, step: int, seed: int) -> None:
+    check_healthy(layer, array, step, seed)
+
+
+@settings(max_examples=50)
+@given(layer=layers(), array=matrix_arrays(), step=st.integers(0, 9), seed=st.integers(0, 99))
+def test_healthy_products_of_matrices_are_what_autograd_computes(
+    layer: Layer, array: Array, step: int, seed: int
+) -> None:
+    check_healthy(layer, array, step, seed)
+
+
+def check_healthy(layer: Layer, array: Array, step: int, seed: int) -> None:
     data = integers(layer, seed)
     expected = autograd(layer, data)
     for pass_ in PASSES:
         found = run(pass_, array, None, layer, data, step)
         np.testing.assert_array_equal(found.result, expected[pass_], err_msg=pass_)
+        assert not found.touched.any()
+        as_seen = replace(layer.as_matmul(), index=0) if array.im2col else layer
+        products = layer.groups if array.im2col else 1
+        assert found.cycles == products * array.schedule(as_seen, pass_).cycles
         mapping = array.mapping(pass_)
         assert set(found.operands) == {mapping.stationary, mapping.streaming}
         for operand, reading in found.operands.items():
             np.testing.assert_array_equal(reading.values, data[operand])
             assert not reading.reached.any()
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_batched_layers_are_one_product_after_another(name: str) -> None:
+    layer = Layer(name="bmm", n=3, ic=4, oc=5, batch=2)
+    rng = np.random.default_rng(0)
+    data: Operands = {
+        operand: rng.integers(-4, 5, size=layer.shape(operand)).astype(np.float64) for operand in OPERANDS
+    }
+    x, w, dy = data["input"], data["weight"], data["grad_output"]
+    expected: dict[Pass, NDArray[np.float64]] = {
+        "forward": x @ w.swapaxes(1, 2),
+        "grad_input": dy @ w,
+        "grad_weight": dy.swapaxes(1, 2) @ x,
+    }
+    array = array_named(name, format="int8")
+    for pass_ in PASSES:
+        healthy = layer_result(array, None, layer, pass_, data, 0)
+        np.testing.assert_array_equal(healthy.result, expected[pass_])
+        assert healthy.cycles % 2 == 0
+        first = healthy.cycles // 2  # the first cycle of the second product
+        fault = parse_fault(f"product[0,0] bit 10 flip transient step 0 pass {pass_} layer bmm cycle {first}")
+        found = layer_result(array, fault, layer, pass_, data, 0)
+        wrong = found.result != healthy.result
+        assert np.argwhere(wrong).tolist() == np.argwhere(found.touched).tolist() == [[1, 0, 0]]
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_transposed_layers_are_gradients_of_a_convolution(name: str) -> None:
+    layer = Layer(
+        name="up", n=2, ic=3, oc=4, size=(5, 6), kernel=(3, 2), stride=(2, 1), padding=(1, 0), transposed=True
+    )
+    twin = integers(replace(layer, transposed=False), 0)
+    x, w, dy = (torch.from_numpy(twin[operand]) for operand in ("grad_output", "weight", "input"))
+    x, w = x.requires_grad_(), w.requires_grad_()
+    y = torch.nn.functional.conv_transpose2d(x, w, None, (2, 1), (1, 0))
+    assert y.shape == dy.shape
+    dx, dw = torch.autograd.grad(y, (x, w), dy)
+    data: Operands = {"input": twin["grad_output"], "weight": twin["weight"], "grad_output": twin["input"]}
+    array = array_named(name, format="int8")
+    results: dict[Pass, torch.Tensor] = {"forward": y, "grad_input": dx, "grad_weight": dw}
+    for pass_, expected in results.items():
+        found = layer_result(array, None, layer, pass_, data, 0)
+        np.testing.assert_array_equal(found.result, expected.detach().numpy(), err_msg=pass_)
+        for operand, reading in found.operands.items():
+            np.testing.assert_array_equal(reading.values, data[operand])
+
+
+@pytest.mark.parametrize("name", ["systolic-ws", "systolic-os", "simd"])
+def test_a_cycle_of_a_grouped_layer_is_in_one_group(name: str) -> None:
+    layer = Layer(name="g", n=1, ic=4, oc=4, size=(3,), kernel=(2,), groups=2)
+    data = integers(layer, 0)
+    array = array_named(name, format="int8")
+    cycles = layer_result(array, None, layer, "forward", data, 0).cycles
+    fault = parse_fault(f"product[0,0] bit 10 flip transient step 0 pass forward layer g cycle {cycles // 2}")
+    found = layer_result(array, fault, layer, "forward", data, 0)
+    assert np.argwhere(found.touched).tolist() == [[0, 2, 0]]  # the first result of the second group
+
+
+def test_im2col_copies_are_words_of_their_own() -> None:
+    # Input 0, 1, 2, 3 makes rows (0, 1), (1, 2), (2, 3): each column of them is one row of PEs.
+    layer = Layer(name="c", n=1, ic=1, oc=1, size=(4,), kernel=(2,))
+    data: Operands = {
+        "input": np.array([[[0.0, 1.0, 2.0, 3.0]]]),
+        "weight": np.ones((1, 1, 2)),
+        "grad_output": np.array([[[1.0, 2.0, 3.0]]]),
+    }
+    array = systolic(rows=2, cols=2, format="int8")
+    fault = parse_fault("activation[1,0] bit 4 flip")
+    found = layer_result(array, fault, layer, "forward", data, 0)
+    assert found.result.tolist() == [[[0 + 17, 1 + 18, 2 + 19]]]
+    assert found.operands["input"].values.tolist() == [[[0, 17, 18, 19]]]
+    assert found.operands["input"].reached.tolist() == [[[False, True, True, True]]]
+    # The input's gradient comes back in rows, dy * (1, 1): (1, 1), (2, 2), (3, 3); column 1 is tap 1.
+    found = layer_result(array, parse_fault("output[1] bit 4 flip"), layer, "grad_input", data, 0)
+    assert found.result.tolist() == [[[1, 17 + 2, 18 + 3, 19]]]
+    assert found.touched.tolist() == [[[False, True, True, True]]]
+    # Of the weight's gradient, tap t is row t of the systolic arrays' result, and column t of the vector unit's.
+    fault = parse_fault("output[0] bit 6 flip")
+    healthy = [0 * 1 + 1 * 2 + 2 * 3, 1 * 1 + 2 * 2 + 3 * 3]
+    found = layer_result(array, fault, layer, "grad_weight", data, 0)
+    assert found.result.tolist() == [[[healthy[0] + 64, healthy[1] + 64]]]
+    found = layer_result(simd(lanes=2, format="int8"), fault, layer, "grad_weight", data, 0)
+    assert found.result.tolist() == [[[healthy[0] + 64, healthy[1]]]]
+
+
+def test_integers_with_a_scale() -> None:
+    layer = Layer(name="fc", n=1, ic=2, oc=1)
+    data: Operands = {"input": np.array([[0.5, 1.0]]), "weight": np.array([[1.0, 0.25]])}
+    for array in (nvdla(rows=2, cols=1, format="int8:0.25"), systolic(rows=2, cols=1, format="int8:0.25")):
+        assert layer_result(array, None, layer, "forward", data, 0).result.tolist() == [[0.75]]
+        fault = parse_fault("output[0] bit 0 flip")  # 2 * 4 + 4 * 1 = 12 sixteenths become 13
+        assert layer_result(array, fault, layer, "forward", data, 0).result.tolist() == [[13 / 16]]
+    grouped = Layer(name="g", n=1, ic=2, oc=2, size=(1,), kernel=(1,), groups=2)
+    with pytest.raises(InvalidInput, match="is computed in parts: say a scale"):
+        layer_result(simd(lanes=2, format="int8:max"), None, grouped, "forward", integers(grouped, 0), 0)
+
+
+def test_a_cycle_beyond_the_pass_is_refused() -> None:
+    layer = Layer(name="fc", n=2, ic=1, oc=1)
+    fault = parse_fault("output[0] bit 0 flip transient step 0 pass forward layer fc cycle 2")
+    with pytest.raises(InvalidInput, match=re.escape("cycle=2 is outside the pass, which takes 2 cycles (from 0)")):
+        layer_result(simd(lanes=1, format="int8"), fault, layer, "forward", integers(layer, 0), 0)
 
 
 def test_elements_that_no_result_needs_are_not_read() -> None:

@@ -21,6 +21,8 @@ from miscompute.fault import (
     FinalOutput,
     Flip,
     Product,
+    ProductTable,
+    SetTo,
     Site,
     StuckAt,
     Transient,
@@ -173,6 +175,130 @@ X = [[1.0, 1.0], [0.0, 5.0]]
 )
 def test_products_of_a_faulty_register(fault: str | None, zero_gate: bool, expected: list[list[int]]) -> None:
     assert _matrix(fault, W, X, zero_gate=zero_gate).result[0].tolist() == expected
+
+
+IN_CYCLE = "transient step 0 pass forward layer fc cycle"
+LONG_W = [[1.0, 2.0, 4.0], [1.0, 1.0, 1.0], [1.0, 0.0, 0.0]]  # (cell, channel): two blocks of two lanes, two groups
+LONG_X = [[1.0, 1.0, 1.0], [0.0, 3.0, 1.0]]  # (pixel, channel)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (None, [[7, 10], [3, 4], [1, 0]]),
+        # Lane 1 of the second block is unused, of zeros: its product is wrong too. So are products of gated zeros.
+        ("product[1,0] bit 4 flip", [[7 + 32, 10 + 32], [3, 4], [1 + 32, 0 + 32]]),
+        ("product[0,1] bit 4 flip", [[7, 10], [3 + 32, 4 + 32], [1, 0]]),
+        ("adder[1,0] bit 0 stuck-at 1", [[3 + 5, 7 + 5], [3, 4], [1 + 1, 1 + 1]]),  # on 3, 4; 6, 4; 1, 0; 0, 0
+        ("cell[0] bit 0 stuck-at 1", [[8, 12], [3, 4], [2, 2]]),  # the root is the only node of two lanes
+        ("accumulator[0] bit 3 stuck-at 1", [[11 + 4, 14 + 4], [3, 4], [9, 8]]),  # on 3, 6, 1, 0: not on the last sum
+        ("accumulator-entry[1,0] bit 3 stuck-at 1", [[7, 14 + 4], [3, 4], [1, 8]]),
+        ("output[1] bit 3 stuck-at 1", [[7, 10], [11, 12], [1, 0]]),
+        ("valid[0,0] bit 0 stuck-at 0", [[2, 6], [3, 4], [0, 0]]),
+        ("valid[0,0] bit 0 stuck-at 1", [[7, 10], [3, 4], [1, 0]]),
+        # Cycles: the first group: block 0: 0, 1; block 1: 2, 3; the second: 4 to 7. Each is pixel 0, pixel 1.
+        (f"product[1,0] bit 4 flip {IN_CYCLE} 3", [[7, 26], [3, 4], [1, 0]]),
+        (f"adder[0,0] bit 4 flip {IN_CYCLE} 4", [[7, 10], [3, 4], [17, 0]]),
+        (f"cell[1] bit 4 flip {IN_CYCLE} 0", [[7, 10], [19, 4], [1, 0]]),
+        (f"cell[1] bit 4 flip {IN_CYCLE} 4", [[7, 10], [3, 4], [1, 0]]),  # that cell is off
+        (f"accumulator[0] bit 3 stuck-at 1 {IN_CYCLE} 1", [[7, 18], [3, 4], [1, 0]]),
+        (f"accumulator[0] bit 3 stuck-at 1 {IN_CYCLE} 2", [[7, 10], [3, 4], [1, 0]]),
+        (f"accumulator-entry[0,0] bit 3 stuck-at 1 {IN_CYCLE} 1", [[7, 10], [3, 4], [1, 0]]),
+        (f"output[0] bit 4 flip {IN_CYCLE} 7", [[7, 10], [3, 4], [1, 16]]),
+        (f"output[0] bit 4 flip {IN_CYCLE} 5", [[7, 10], [3, 4], [1, 0]]),
+        (f"valid[1,0] bit 0 flip {IN_CYCLE} 1", [[7, 4], [3, 4], [1, 0]]),
+        (f"valid[1,0] bit 0 flip {IN_CYCLE} 0 until reload", [[5, 4], [3, 4], [1, 0]]),
+        (f"activation-all[0] bit 4 flip {IN_CYCLE} 0", [[7 + 16, 10], [3 + 16, 4], [1, 0]]),
+        (f"activation-all[0] bit 4 flip {IN_CYCLE} 1", [[7, 10], [3, 4], [1, 0]]),  # a zero passes
+        (f"weight[1,0] bit 4 flip {IN_CYCLE} 0", [[7 + 16, 10], [3, 4], [1, 0]]),
+        (f"weight[1,0] bit 4 flip {IN_CYCLE} 0 until reload", [[7 + 16, 10 + 48], [3, 4], [1, 0]]),
+        (f"weight[1,0] bit 4 flip {IN_CYCLE} 1 until reload", [[7, 10 + 48], [3, 4], [1, 0]]),
+        # The bus loads cell 0 in a block's first cycle and cell 1 in its second; the word is wrong for both pixels.
+        (f"weight-bus[1] bit 4 flip {IN_CYCLE} 0", [[7 + 16, 10 + 48], [3, 4], [1, 0]]),
+        (f"weight-bus[1] bit 4 flip {IN_CYCLE} 1", [[7, 10], [3 + 16, 4 + 48], [1, 0]]),
+        (f"weight-bus-half[1,0] bit 4 flip {IN_CYCLE} 1", [[7, 10], [3, 4], [1, 0]]),
+    ],
+)
+def test_sums_and_cycles(fault: str | None, expected: list[list[int]]) -> None:
+    found = _matrix(fault, LONG_W, LONG_X)
+    assert found.result[0].tolist() == expected
+    assert found.cycles == 8
+    assert (found.result == _matrix(None, LONG_W, LONG_X).result)[~found.touched].all()
+
+
+def test_the_accumulator_saturates() -> None:
+    # -1 with bit 33 at 0 is the largest number of 34 bits; one more saturates, and again at 32 bits.
+    found = _matrix("accumulator[0] bit 33 stuck-at 0", [[-1.0, 0.0, 1.0]], [[1.0, 1.0, 1.0]])
+    assert found.result.tolist() == [[[2.0**31 - 1]]]
+
+
+def test_a_cell_wraps() -> None:
+    # Two lanes make 17 bits: -1 with bit 16 at 0 is 2**16 - 1, and a product of 2**17 - 1 wraps to -1.
+    assert _matrix("cell[0] bit 16 stuck-at 0", [[-1.0]], [[1.0]]).result.tolist() == [[[2.0**16 - 1]]]
+    assert _matrix("product[0,0] bit 17 stuck-at 0", [[-1.0]], [[1.0]]).result.tolist() == [[[-1.0]]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (2, 0.0),  # (1e8 + 1) + (-1e8 + 1): neighbours of 1e8 are 8 apart
+        (3, 1.0),  # the odd one goes up alone, ((1e8 + 1) - 1e8), and the next block adds 1
+        (4, 0.0),
+    ],
+)
+def test_floating_point_sums_are_formed_in_a_tree_in_fp32(rows: int, expected: float) -> None:
+    found = convolve(
+        nvdla(rows=rows, cols=1, format="fp32"),
+        parse_fault("output[0] bit 31 stuck-at 0"),  # on a positive result
+        np.ones((1, 4, 1)),
+        np.array([1e8, 1.0, -1e8, 1.0])[None, :, None],
+        stride=(1,),
+        padding=(0,),
+        dilation=(1,),
+    )
+    assert found.result.tolist() == [[[expected]]]
+
+
+def test_nodes_of_a_ragged_tree() -> None:
+    # Five lanes: 0 and 1, 2 and 3, 4 alone; then 0 to 3, 4 alone; then all.
+    for level, row, lanes in ((1, 4, 1), (2, 4, 1), (2, 3, 4), (3, 0, 5)):
+        found = convolve(
+            nvdla(rows=5, cols=1, format="int8"),
+            Fault(site=AdderNode(row=row, col=0, level=level), effect=SetTo(value=0.0)),
+            np.ones((1, 5, 1)),
+            np.ones((1, 5, 1)),
+            stride=(1,),
+            padding=(0,),
+            dilation=(1,),
+        )
+        assert found.result.tolist() == [[[5.0 - lanes]]], (level, row)
+
+
+def test_a_table_adds_the_error_of_each_pair() -> None:
+    errors = np.zeros((256, 256), dtype=np.int32)
+    errors[128 + 2, 128 + 1], errors[128 + 2, 128 + 3], errors[128, 128] = 64, -8, 1000
+    fault = Fault(site=Product(row=1, col=0), effect=ProductTable(name="own", errors=errors))
+    # Pixels meet weight 2 of the first cell with 1 and 3; in the second block the lane multiplies zeros.
+    assert _matrix(fault, LONG_W[:1], LONG_X).result[0].tolist() == [[7 + 64 + 1000, 10 - 8 + 1000]]
+
+
+def test_a_condition_on_the_word() -> None:
+    found = _matrix("weight[0,0] bit 4 flip when 2 is 2", [[1.0], [1.0], [2.0]], [[1.0]])
+    assert found.result[0].tolist() == [[1], [1], [18]]
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("weight[0,0] random-word seed 1", "does not follow from the word alone"),
+        (f"weight-shadow[0,0] bit 0 flip {IN_CYCLE} 0", "a shadow register waits for its stripe"),
+        ("adder[0,0,2] bit 0 flip", "is no place of the Nvdla array"),
+        ("accumulator-pe[1,0] bit 0 flip", "is no place of the Nvdla array"),
+    ],
+)
+def test_what_no_rule_says_is_refused(fault: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=re.escape(message)):
+        _matrix(fault, W, X)
 
 
 def test_a_word_that_a_fault_makes_infinite_is_gated_with_a_zero_partner() -> None:

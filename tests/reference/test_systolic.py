@@ -81,6 +81,7 @@ def test_weight_stationary(fault: str | None, expected: list[list[int]]) -> None
         (f"weight[0,1] bit 3 flip {IN_CYCLE} 2 until reload", [[6, 30, 6], [2, 2 + 8, 2]]),
         (f"weight[0,1] bit 3 flip {IN_CYCLE} 3 until reload", [[6, 6, 6], [2, 10, 2]]),
         (f"valid[0,0] bit 0 flip {IN_CYCLE} 2", [[3, 6, 6], [2, 2, 2]]),
+        (f"valid[0,0] bit 0 flip {IN_CYCLE} 2 until reload", [[3, 6, 6], [1, 2, 2]]),
         (f"activation[0,0] bit 3 flip {IN_CYCLE} 2", [[14, 14, 6], [2, 2, 2]]),
         (f"activation[0,0] bit 3 flip {IN_CYCLE} 6", [[6, 6, 14], [2, 2, 2]]),
         (f"cell[1] bit 2 stuck-at 1 {IN_CYCLE} 1", [[6, 6, 6], [2, 6, 2]]),

@@ -18,17 +18,16 @@ from torch import Tensor
 from miscompute import InvalidInput
 from miscompute.tasks import (
     DATA_SETS,
-    MODELS,
     OPTIMIZERS,
     RECIPES,
     SCHEDULES,
     DataSet,
+    Recipe,
     Training,
-    build_model,
     load_data,
     recipe_for,
 )
-from miscompute.tasks._data import crop_and_mirror
+from miscompute.tasks._data import _mean_and_std, crop_and_mirror
 
 ARCHIVE = {
     "data_batch_1": 2,
@@ -52,6 +51,20 @@ def test_cluttered_digits_are_the_same_every_time(digits: DataSet) -> None:
     normalised = a.normalised(a.train_images[:10_000])
     assert abs(float(normalised.mean())) < 0.02
     assert abs(float(normalised.std()) - 1) < 0.02
+
+
+def test_mean_and_std_are_numpys_to_the_bit(digits: DataSet) -> None:
+    """Not of all images, whose floats take a gigabyte; of numbers around where the parts are cut, and odd ones."""
+    values = digits.train_images.numpy().reshape(-1)
+    for size in (1, 129, 1 << 20, (1 << 20) + 1, (1 << 21) + 13, 7_654_321):
+        scaled = values[:size] / np.float32(255)
+        assert _mean_and_std(values[:size]) == (float(scaled.mean()), float(scaled.std()))
+    assert (digits.mean, digits.std) == ((0.12439582496881485,), (0.2847510576248169,))  # numpy's of all
+
+
+def test_an_embedded_data_set_needs_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="of no use: data=cluttered_digits is embedded; leave it out"):
+        load_data("cluttered_digits", folder=tmp_path)
 
 
 def test_training_and_validation_show_different_digits(digits: DataSet) -> None:
@@ -118,11 +131,8 @@ def test_a_download_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: 
     assert not list((tmp_path / "miscompute").iterdir())
 
 
-def test_cifar10_from_the_development_data() -> None:
-    folder = Path(__file__).resolve().parents[3] / "shared" / "data"
-    if not (folder / "cifar10").is_dir():
-        pytest.skip(f"CIFAR-10 is not at {folder}")
-    data = load_data("cifar10", folder=folder)
+def test_cifar10_from_the_development_data(cifar10_data: DataSet) -> None:
+    data = cifar10_data
     assert data.train_images.shape == (50_000, 3, 32, 32)
     assert torch.equal(torch.bincount(data.validation_labels), torch.full((10,), 1_000))
     scaled = data.train_images[:5_000].double() / 255
@@ -147,38 +157,6 @@ def test_crop_and_mirror_moves_and_mirrors() -> None:
     assert set(steps.tolist()) == {1.0, -1.0}
     assert 60 < int((steps < 0).sum()) < 140
     assert len({tuple(row) for row in centres.tolist()}) > 50
-
-
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("channels", [1, 3])
-def test_models(name: str, channels: int) -> None:
-    state = torch.get_rng_state()
-    model = build_model(name, channels=channels, classes=10, width=0.5, seed=3)
-    again = build_model(name, channels=channels, classes=10, width=0.5, seed=3)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    assert model(torch.zeros(2, channels, 32, 32)).shape == (2, 10)
-
-
-def test_sizes_are_the_published_ones() -> None:
-    def parameters(name: str, channels: int) -> int:
-        return sum(p.numel() for p in build_model(name, channels=channels, classes=10).parameters())
-
-    assert parameters("lenet5", 1) == 61_706  # with full connections between the convolutions
-    assert parameters("alexnet", 3) == 2_264_906
-
-
-def test_weights_come_from_the_seed_and_channels_from_the_width() -> None:
-    first, second = (build_model("lenet5", channels=1, classes=10, seed=seed) for seed in (1, 2))
-    assert not torch.equal(first.get_parameter("conv1.weight"), second.get_parameter("conv1.weight"))
-    model = build_model("alexnet", channels=3, classes=10, width=0.25)
-    outputs = [p.shape[0] for name, p in model.named_parameters() if name.endswith("weight")]
-    assert outputs == [16, 48, 96, 64, 64, 10]
-    narrowest = build_model("alexnet", channels=3, classes=10, width=1e-6)
-    assert [p.shape[0] for name, p in narrowest.named_parameters() if name.endswith("weight")] == [1] * 5 + [10]
-    # He et al. (2015), eq. 10: a standard deviation of sqrt(2 / fan_in), within 4 sigma of its estimate from n weights.
-    weight = build_model("alexnet", channels=3, classes=10).get_parameter("conv3.weight").detach()
-    assert float(weight.std()) == pytest.approx((2 / (192 * 9)) ** 0.5, rel=4 / (2 * weight.numel()) ** 0.5)
 
 
 BAD_RECIPES: dict[str, tuple[Any, str]] = {
@@ -206,6 +184,21 @@ def test_bad_recipes_say_what_is_allowed(field: str) -> None:
 def test_more_images_a_step_than_there_are(few_digits: DataSet) -> None:
     with pytest.raises(InvalidInput, match="batch_size=128 is more than the 100 training images of cluttered_digits"):
         Training(recipe_for("cluttered_digits", batch_size=128), few_digits)
+
+
+def test_a_model_and_data_that_do_not_fit(few_digits: DataSet) -> None:
+    with pytest.raises(InvalidInput, match=r"model='gpt' reads tokens, but data=cifar10 is images; choose .* alexnet,"):
+        recipe_for("cifar10", model="gpt")
+    with pytest.raises(InvalidInput, match=r"model='mlp' reads images, but data=tiny_shakespeare is tokens; .* gpt$"):
+        recipe_for("tiny_shakespeare", model="mlp")
+    with pytest.raises(InvalidInput, match="model='gpt' reads tokens, but data=cluttered_digits is images"):
+        Training(Recipe(data="my own", model="gpt"), few_digits)
+
+
+def test_the_width_is_of_the_recipes_own_model() -> None:
+    assert recipe_for("cluttered_digits").width == recipe_for("cluttered_digits", model="alexnet").width == 0.25
+    assert recipe_for("cluttered_digits", model="lenet5").width == 1
+    assert recipe_for("cluttered_digits", model="lenet5", width=0.5).width == 0.5
 
 
 def test_an_epoch_shows_every_image_once(few_digits: DataSet) -> None:

@@ -4,8 +4,14 @@ A run is a function of (recipe, array, fault); everything is recorded beside it,
 from its last checkpoint to the same bits.
 """
 
+from ._distributed import execute_distributed as execute_distributed
 from ._experiment import Experiment as Experiment
 from ._experiment import Result as Result
 from ._experiment import train as train
+from ._fleet import Fleet as Fleet
+from ._fleet import average_in_rank_order as average_in_rank_order
+from ._fleet_experiment import FleetExperiment as FleetExperiment
+from ._fleet_experiment import FleetResult as FleetResult
+from ._fleet_experiment import train_fleet as train_fleet
 from ._run import Run as Run
 from ._run import execute as execute

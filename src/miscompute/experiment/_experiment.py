@@ -8,6 +8,7 @@ import platform
 import queue
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -27,7 +28,7 @@ from .._invalid import InvalidInput
 from ..fault import Fault
 from ..hardware import Array, swizzle_named
 from ..outcome import Outcome, Trajectory, judge
-from ..tasks import MODEL_FORMAT, DataSet, Recipe, check_batch_size, load_data
+from ..tasks import MODEL_FORMAT, DataSet, Recipe, check_fits, load_data
 from ._run import Run, execute, replacing
 
 
@@ -110,7 +111,7 @@ def train(
         raise InvalidInput(f"workers={workers} must be at least 1")
     _check_directory(experiment, out, resume=resume)
     # Downloads once, and says what is wrong before any run.
-    check_batch_size(experiment.recipe, load_data(experiment.recipe.data, folder=data_folder))
+    check_fits(experiment.recipe, load_data(experiment.recipe.data, folder=data_folder))
     _record(experiment, out)
     runs = experiment.runs()
     trajectories = _execute_all(runs, out, data_folder, workers or os.cpu_count() or 1, quiet=quiet)
@@ -253,7 +254,9 @@ _data = cache(load_data)  # a worker carries out several runs
 
 
 def _work(run: Run, folder: Path, data_folder: Path | None) -> Trajectory:
-    data: DataSet = _data(run.recipe.data, folder=data_folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the parent has loaded it too, and said what there is to say
+        data: DataSet = _data(run.recipe.data, folder=data_folder)
     every = max(1, run.recipe.steps // 500)
 
     def report(step: int) -> None:

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,24 @@ from ..hardware import Array
 from ..injection import Injection, inject
 from ..outcome import Crash, Point, Trajectory
 from ..tasks import DataSet, Recipe, Training, accuracy
+from ._fleet import Fleet, fleet_gradients
+
+_Gradients = Callable[[], tuple[Tensor, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A training on one machine: healthy where ``fault`` is None."""
+    """A training on one machine, or on a fleet of them one of which has the fault: healthy where ``fault`` is None."""
 
     name: str
     recipe: Recipe
     array: Array | None = None
     fault: Fault | None = None
+    fleet: Fleet | None = None
+
+    def __post_init__(self) -> None:
+        if self.fleet is not None:
+            self.fleet.check_fits(self.recipe)
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the run's result, as plain values that JSON holds."""
@@ -38,7 +47,11 @@ class Run:
             "fault": None if self.fault is None else str(self.fault),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
+            **({} if self.fleet is None else {"fleet": self._words(self.fleet)}),
         }
+
+    def _words(self, fleet: Fleet) -> str:
+        return f"{fleet.replicas} replicas" + ("" if self.fault is None else f", rank {fleet.faulty} faulty")
 
 
 def execute(
@@ -68,15 +81,16 @@ def execute(
     progress.load()
     training = progress.training
     with _machine(run, training) as injection:
+        gradients = _gradients_of(run, training, injection)
         while training.step < run.recipe.steps and progress.crash is None:
             report(training.step)
             if stop():
                 break
-            loss, right = training.gradients()
+            loss, right = gradients()
             # The largest magnitude, since a norm of large but finite values may itself overflow.
-            gradients = [p.grad for p in training.model.parameters() if p.grad is not None]
-            if not torch.isfinite(loss) or not _finite(gradients):
-                progress.crash_in_gradients(injection)
+            found = [p.grad for p in training.model.parameters() if p.grad is not None]
+            if not torch.isfinite(loss) or not _finite(found):
+                progress.crash_in_gradients(injection, gradients)
                 break
             training.update()
             progress.note(loss, right)
@@ -99,6 +113,12 @@ def _machine(run: Run, training: Training) -> AbstractContextManager[Injection |
     return inject(training.model, run.fault, array=run.array, step=training.step)
 
 
+def _gradients_of(run: Run, training: Training, injection: Injection | None) -> _Gradients:
+    if run.fleet is None:
+        return training.gradients
+    return partial(fleet_gradients, training, run.fleet, injection)
+
+
 class _Progress:
     """How far a run is: what a checkpoint holds."""
 
@@ -118,6 +138,7 @@ class _Progress:
 
     def evaluate(self, injection: Injection | None) -> None:
         training = self.training
+        labels = training.recipe.batch_size * training.data.labels_per_example
         faulty = accuracy(training.model, training.data)
         healthy = faulty
         if injection is not None:
@@ -127,33 +148,37 @@ class _Progress:
             Point(
                 step=training.step,
                 train_loss=self._loss / self._steps,
-                train_accuracy=self._right / self._steps / training.recipe.batch_size,
+                train_accuracy=self._right / self._steps / labels,
                 faulty_accuracy=faulty,
                 healthy_accuracy=healthy,
             )
         )
         self._loss = self._right = self._steps = 0.0
 
-    def crash_in_gradients(self, injection: Injection | None) -> None:
+    def crash_in_gradients(self, injection: Injection | None, gradients: _Gradients) -> None:
         """Repeat the step to name the first tensor that is not finite; what the fault changes now is not counted."""
         before = injection.log.changed if injection else 0
-        self.crash = Crash(step=self.training.step, tensor=_first_nonfinite(self.training))
+        self.crash = Crash(step=self.training.step, tensor=_first_nonfinite(self.training.model, gradients))
         self._changed -= injection.log.changed - before if injection else 0
 
     def trajectory(self, injection: Injection | None) -> Trajectory:
         return Trajectory(
             points=tuple(self._points),
-            validation_images=len(self.training.data.validation_labels),
+            validation_images=self.training.data.validation_labels.numel(),
             changed=None if injection is None else self._changed + injection.log.changed,
             crash=self.crash,
         )
+
+    def _identity(self) -> dict[str, Any]:
+        """Give what decides the checkpoint; where data were not found and others stood in, their name says so."""
+        return {**self._run.identity(), "data": self.training.data.name}
 
     def save(self, injection: Injection | None) -> None:
         trajectory = dataclasses.asdict(self.trajectory(injection))
         with replacing(self._folder / "checkpoint.pt") as path:
             torch.save(
                 {
-                    "identity": json.dumps(self._run.identity(), sort_keys=True),
+                    "identity": json.dumps(self._identity(), sort_keys=True),
                     "training": self.training.state(),
                     "trajectory": json.dumps(trajectory),
                     "since": [self._loss, self._right, self._steps],
@@ -180,12 +205,12 @@ class _Progress:
             raise InvalidInput(
                 f"run file {str(path)!r} is damaged ({type(error).__name__}); remove it to start this run again"
             ) from error
-        identity = json.loads(json.dumps(self._run.identity()))
+        identity = json.loads(json.dumps(self._identity()))
         if stored != identity:
-            field = next(name for name in identity if stored.get(name) != identity[name])
+            field = next(name for name in {**identity, **stored} if stored.get(name) != identity.get(name))
             raise InvalidInput(
                 f"run file {str(path)!r} belongs to another run: its {field} is {stored.get(field)!r}, "
-                f"not {identity[field]!r}; choose another --out"
+                f"not {identity.get(field)!r}; choose another --out"
             )
         self.training.load_state(state)
         self._points = [Point(**point) for point in trajectory["points"]]
@@ -215,7 +240,7 @@ def _nonfinite_parameter(model: nn.Module) -> str:
     )
 
 
-def _first_nonfinite(training: Training) -> str:
+def _first_nonfinite(model: nn.Module, gradients: _Gradients) -> str:
     """Repeat the current step and name the first tensor, in the order of computation, that is not finite."""
     found: list[str] = []
 
@@ -238,12 +263,14 @@ def _first_nonfinite(training: Training) -> str:
             lambda p: look(p.grad, f"gradient of {name}")
         )
 
-    handles = [watch(module, name) for name, module in training.model.named_modules() if name]
-    handles += [watch_gradient(parameter, name) for name, parameter in training.model.named_parameters()]
+    handles = [watch(module, name) for name, module in model.named_modules() if name]
+    handles += [watch_gradient(parameter, name) for name, parameter in model.named_parameters()]
     try:
-        loss, _ = training.gradients()
+        loss, _ = gradients()
     finally:
         for handle in handles:
             handle.remove()
     look(loss, "loss")
+    for name, parameter in model.named_parameters():
+        look(parameter.grad, f"gradient of {name}")  # a fleet's mean
     return found[0]

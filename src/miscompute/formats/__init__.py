@@ -4,6 +4,8 @@ A fault hits a *bit of a word*; whether that word is an fp32 or an int8 decides 
 a row of a table, not a class of its own.
 """
 
+from ._block import BlockWords as BlockWords
+from ._block import to_block as to_block
 from ._format import FORMATS as FORMATS
 from ._format import Format as Format
 from ._format import format_named as format_named

@@ -4,7 +4,8 @@ import sys
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
-from threading import get_ident
+from functools import wraps
+from threading import Lock, get_ident
 from types import TracebackType
 from typing import Any
 
@@ -28,7 +29,7 @@ from ._log import Log
 from ._memory import Memory
 from ._operators import COMPOSITES, OPERATORS, UNLOWERED, Operator
 from ._passes import UNREACHED, LayerOnArray, OnArray, Plans, Scratch, make_plan
-from ._private import ENTERED, active_modes, enter_below, in_backward
+from ._private import active_modes, enter_below, entered, in_backward
 from ._products import read_matmul
 
 _Function = Callable[..., Any]
@@ -79,6 +80,7 @@ class _Interception(TorchFunctionMode):
         self._modules = {id(module): name for name, module in model.named_modules()}
         self._depth = 0
         self._thread = 0
+        self._entered_by = entered(under=self)
         self._names: dict[int, str] = {}
         for name, parameter in model.named_parameters():
             self._names.setdefault(id(parameter), name.removesuffix(".weight"))
@@ -126,10 +128,7 @@ class _Interception(TorchFunctionMode):
         if kwargs is None:
             kwargs = {}
         if handle is None:
-            if func in ENTERED:
-                with self:
-                    return ENTERED[func](*args, **kwargs)
-            return func(*args, **kwargs)
+            return self._entered_by.get(func, func)(*args, **kwargs)
         result = handle(self, func, args, kwargs)
         return func(*args, **kwargs) if result is None else result
 
@@ -223,6 +222,53 @@ _HANDLED: dict[_Function, _Handle] = {
 }
 
 
+class _QuickZeroGrad:
+    """Makes `Optimizer.zero_grad` leave the innermost interception, as long as anyone holds this.
+
+    Else both its accesses to each parameter's gradient would pass through, which costs more than they do themselves.
+    Other threads, and calls outside all interceptions, find it as it always is.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._holders = 0
+        self._original: _Function = Optimizer.zero_grad
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        with self._lock:
+            self._holders += 1
+            if self._holders == 1:
+                self._original = Optimizer.zero_grad
+                Optimizer.zero_grad = self._leaving(self._original)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._holders -= 1
+                if self._holders == 0:
+                    Optimizer.zero_grad = self._original  # type: ignore[method-assign]
+
+    @staticmethod
+    def _leaving(original: _Function) -> _Function:
+        @wraps(original)
+        def zero_grad(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+            modes = active_modes()
+            if not modes or not isinstance(modes[-1], _Interception):
+                original(optimizer, *args, **kwargs)
+                return
+            modes[-1].__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            try:
+                original(optimizer, *args, **kwargs)
+            finally:
+                modes[-1].__enter__()  # type: ignore[no-untyped-call]
+
+        return zero_grad
+
+
+_quick_zero_grad = _QuickZeroGrad()
+
+
 class Injection:
     """An injection under way: what `inject` gives. Its `log` stays readable afterwards."""
 
@@ -277,6 +323,7 @@ class Injection:
             # This loads the compiler, so that a model compiled inside, by the first who compiles at all, runs in eager
             # mode as well.
             stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(_quick_zero_grad.hold())
             stack.enter_context(self._interception.hold())
             for handle in (
                 register_optimizer_step_pre_hook(self._before_step),

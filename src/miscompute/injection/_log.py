@@ -33,33 +33,55 @@ class _Entry:
     reached: int = 0
     changed: int = 0
     pending: list[Tensor] = field(default_factory=list)
+    elements: int = 0  # of all that is pending
+    counts: list[Tensor] = field(default_factory=list)
 
 
 class Log:
     """The record of an injection: a table of `LogRow`, and the operators that ran without being lowered."""
 
-    _PENDING = 256  # changed-value counts are left on the device and summed this many at a time
+    # Changed values are counted many at a time, which takes less and waits for the device more rarely. What is to be
+    # counted is kept until then: so many tensors, so many elements (64 KiB of fp32 words).
+    _PENDING = 256
+    _ELEMENTS = 1 << 14
 
     def __init__(self) -> None:
         self._entries: dict[tuple[str, Pass | Store], _Entry] = {}
         self.unlowered: dict[str, int] = {}
 
-    def add(self, layer: str, pass_: Pass | Store, reached: int, changed: list[Tensor]) -> None:
-        """Note one execution of a pass; ``changed`` holds counts as tensors of one element."""
+    def add(
+        self, layer: str, pass_: Pass | Store, reached: int, changed: list[Tensor], counted: Tensor | None = None
+    ) -> None:
+        """Note one execution of a pass.
+
+        Args:
+            layer: of the layer, or of a stored tensor.
+            pass_: which computation, or what is stored.
+            reached: how many words passed the faulty place.
+            changed: tensors whose elements stand for changed words where they are not zero.
+            counted: how many words were changed besides, as a tensor of one element.
+        """
         entry = self._entries.get((layer, pass_))
         if entry is None:
             entry = self._entries[layer, pass_] = _Entry()
         entry.executions += 1
         entry.reached += reached
         entry.pending += changed
-        if len(entry.pending) > self._PENDING:
+        if counted is not None:
+            entry.counts.append(counted)
+        for tensor in changed:
+            entry.elements += tensor.numel()
+        if len(entry.pending) + len(entry.counts) > self._PENDING or entry.elements > self._ELEMENTS:
             self._settle(entry)
 
     @staticmethod
     def _settle(entry: _Entry) -> None:
-        if entry.pending:
-            entry.changed += int(torch.stack(entry.pending).sum())
+        counts = [*entry.counts, *(torch.count_nonzero(tensor) for tensor in entry.pending)]
+        if counts:
+            entry.changed += int(torch.stack(counts).sum())
+            entry.counts.clear()
             entry.pending.clear()
+            entry.elements = 0
 
     def __iter__(self) -> Iterator[LogRow]:
         for (layer, pass_), entry in sorted(

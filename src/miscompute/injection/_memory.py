@@ -122,4 +122,4 @@ class Memory:
             change = self._misreads[error](stored.data, key=(self._step(),))
         if is_kept:
             self._changes.append(change)
-        self._record(error.name, error.store, len(error.elements), [torch.count_nonzero(change.bits)])
+        self._record(error.name, error.store, len(error.elements), [change.bits])

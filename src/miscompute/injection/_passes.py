@@ -155,7 +155,8 @@ class LayerOnArray:
     """A layer's three passes as the array computes them.
 
     ``plans`` gives the plans that hold at present, by pass, None where the fault does not reach; ``record`` is told of
-    each execution under a plan: layer, pass, elements reached, values changed. ``step`` gives the optimizer step.
+    each execution under a plan: layer, pass, elements reached, and of these the bits that changed. ``step`` gives the
+    optimizer step.
     """
 
     def __init__(
@@ -165,7 +166,7 @@ class LayerOnArray:
         *,
         format: Format | None,
         plans: Callable[["LayerOnArray"], Plans],
-        record: Callable[[str, Pass, int, list[Tensor]], None],
+        record: Callable[[str, Pass, int, list[Tensor], Tensor | None], None],
         scratch: Scratch,
         step: Callable[[], int],
     ) -> None:
@@ -233,8 +234,8 @@ class LayerOnArray:
             for change in borrowed:
                 change.toggle()
         wrong: slice | Tensor | None = None if rounded is stored else slice(None)
-        if with_bias and wrong is None and any(map(bool, changed)):  # else the sum is right to the last bit
-            wrong = plan.misread_channels
+        if with_bias and wrong is None and any(bool(torch.count_nonzero(bits)) for bits in changed):
+            wrong = plan.misread_channels  # else the sum is right to the last bit
         for part in plan.parts:
             operands, borrowed = _read(part.misreads, rounded, changed, self._scratch, formats, key)
             try:
@@ -252,10 +253,12 @@ class LayerOnArray:
                 own = own.view(plan.result)  # (oc, ic, *kernel) -> (group, oc, ic, pixel)
             for where, which in part.targets:
                 result.view(plan.result)[where] = own[which]
+        counted = None
         if plan.sums is not None:
-            changed.append(plan.sums.correct(result, self._as_words(rounded, formats), bias, step=key[0]))
-        changed.extend(torch.count_nonzero(misread(result, key=key).bits) for misread in plan.wrong_results)
-        self._record(self.layer.name, TWIN_PASSES[pass_] if self.is_transposed else pass_, plan.reached, changed)
+            counted = plan.sums.correct(result, self._as_words(rounded, formats), bias, step=key[0])
+        changed.extend(misread(result, key=key).bits for misread in plan.wrong_results)
+        named = TWIN_PASSES[pass_] if self.is_transposed else pass_
+        self._record(self.layer.name, named, plan.reached, changed, counted)
         return result, grad_bias, wrong
 
     def _as_words(self, rounded: dict[Operand, Tensor], formats: Formats) -> dict[Operand, Rounded]:
@@ -315,7 +318,7 @@ def _read(
             tensor = operands[operand] = _copy(tensor, scratch) if operand == "weight" else tensor.clone()
             change = misread(tensor, format, key=key)
         if misread.is_logged:
-            changed.append(torch.count_nonzero(change.bits))
+            changed.append(change.bits)
     return operands, borrowed
 
 

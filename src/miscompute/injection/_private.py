@@ -1,10 +1,11 @@
 """Every private name of PyTorch that injection relies on, in one place, with what it is needed for."""
 
 from collections.abc import Callable, Mapping
-from types import FunctionType, MappingProxyType
+from types import FunctionType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 disabled_torch_function = torch._C.DisableTorchFunction
 """Context manager: operators called inside are not offered to torch-function modes (ours, in a backward pass)."""
@@ -30,28 +31,43 @@ def enter_below(mode: torch.overrides.TorchFunctionMode, depth: int) -> None:
         torch._C._push_on_torch_function_stack(each)
 
 
-def _not_offered(function: Any) -> Callable[..., Any]:
-    """Copy one of PyTorch's functions, without its question whether a torch-function mode wants the call."""
+def entered(under: torch.overrides.TorchFunctionMode) -> Mapping[Callable[..., Any], Callable[..., Any]]:
+    """Give the functions inside which operators must be offered too, and what to call in their stead.
+
+    A mode is left while it handles a call, and the autograd engine runs under the modes active when it starts:
+    checkpointing computes part of a forward pass again inside. Multi-head attention is made of operators that run on
+    the array. ``under`` is the mode that is to be active inside.
+    """
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with under:
+            return torch.autograd.graph._engine_run_backward(*args, **kwargs)
+
     nobody = {"has_torch_function": lambda _: False, "has_torch_function_unary": lambda _: False}
-    copy = FunctionType(function.__code__, {**function.__globals__, **nobody}, closure=function.__closure__)
-    copy.__defaults__, copy.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
-    return copy
 
+    def changed(function: Any, **globals_: Any) -> Callable[..., Any]:
+        """Copy a function, without its question whether a mode wants the call, and with other globals."""
+        changed_globals = {**function.__globals__, **nobody, **globals_}
+        copy = FunctionType(function.__code__, changed_globals, closure=function.__closure__)
+        copy.__defaults__, copy.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
+        return copy
 
-ENTERED: Mapping[Callable[..., Any], Callable[..., Any]] = MappingProxyType(
-    {
-        function: _not_offered(function)
-        for function in (
-            torch.Tensor.backward,
-            torch.autograd.backward,
-            torch.autograd.grad,
-            torch.nn.functional.multi_head_attention_forward,
-        )
+    backward = changed(torch.autograd.backward, _engine_run_backward=run)
+
+    def of_tensor(
+        tensor: Tensor, gradient: Any = None, retain_graph: Any = None, create_graph: bool = False, inputs: Any = None
+    ) -> None:
+        backward(tensor, gradient, retain_graph, create_graph, inputs=inputs)
+
+    attention = changed(torch.nn.functional.multi_head_attention_forward)
+
+    def attend(*args: Any, **kwargs: Any) -> Any:
+        with under:
+            return attention(*args, **kwargs)
+
+    return {
+        torch.Tensor.backward: of_tensor,
+        torch.autograd.backward: backward,
+        torch.autograd.grad: changed(torch.autograd.grad, _engine_run_backward=run),
+        torch.nn.functional.multi_head_attention_forward: attend,
     }
-)
-"""Functions inside which operators must be offered too, and what to call in their stead with a mode active.
-
-A mode is left while it handles a call, and the autograd engine runs under the modes active when it starts:
-checkpointing computes part of a forward pass again inside. Multi-head attention is made of operators that run on the
-array.
-"""

@@ -32,14 +32,15 @@ def read_matmul(a: Tensor, b: Tensor) -> Call:
 
     if b.dim() == 2:
         return Call(a.reshape(-1, a.shape[-1]), b.t(), None, LINEAR, restore)
-    x = a.expand(*lead, *a.shape[-2:]).reshape(-1, *a.shape[-2:])
-    weight = b.expand(*lead, *b.shape[-2:]).reshape(-1, *b.shape[-2:]).transpose(1, 2)
-    if len(x) == 1:  # one product, however it is written
+    products = math.prod(lead)
+    x = a.expand(*lead, *a.shape[-2:]).reshape(products, *a.shape[-2:])
+    weight = b.expand(*lead, *b.shape[-2:]).reshape(products, *b.shape[-2:]).transpose(1, 2)
+    if products == 1:  # one product, however it is written
         return Call(x[0], weight[0], None, LINEAR, restore)
     return Call(x, weight, None, PRODUCTS, restore)
 
 
-def read_added(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Call:
+def read_added(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Call:
     """Read ``beta * input + alpha * (mat1 @ mat2)``; what is added is added outside the array."""
     call = read_matmul(mat1, mat2)
     if (beta, alpha) == (1, 1) and call.geometry is LINEAR and input.shape == mat2.shape[-1:]:

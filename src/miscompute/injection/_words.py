@@ -125,7 +125,21 @@ class Misread:
         is_logged: whether this is the one of several readings of the same elements that counts.
     """
 
-    __slots__ = ("_effect", "_index", "_region", "_spares_zeros", "_view", "_words_of", "is_logged", "operand")
+    __slots__ = (
+        "_bits",
+        "_dtype",
+        "_effect",
+        "_index",
+        "_is_view",
+        "_place",
+        "_region",
+        "_spares_zeros",
+        "_view",
+        "_word",
+        "_words_of",
+        "is_logged",
+        "operand",
+    )
 
     def __init__(
         self,
@@ -143,30 +157,40 @@ class Misread:
         self._view = view
         self._effect = effect
         self._spares_zeros = spares_zeros
-        self._words_of: Tensor | None = None  # the tensor that was misread last, and the words of its region
-        self._region: Tensor | None = None
+        self._is_view = isinstance(index[0], slice)
+        # What the last tensors had in common, so that it is worked out once: operators are dear on a small layer.
+        self._dtype: torch.dtype | None = None
+        self._word = torch.int32
+        self._bits: _Bits | None = None  # the effect's, for that dtype
+        self._words_of: Tensor | None = None  # room that is used again
+        self._region: Tensor | None = None  # the words of its region
+        self._place: _Place | None = None
 
     def __call__(self, tensor: Tensor, format: Format | None = None, *, key: tuple[int, ...] = ()) -> "Change":
-        """Change the words of the region, in place. The last tensor is remembered: room that is used again is quick.
+        """Change the words of the region, in place.
 
         Args:
             tensor: whose elements hold words.
             format: of the words; None: the tensor's dtype says it.
             key: what distinguishes this reading from others; random effects draw by it.
         """
-        words, region = tensor, self._region
-        is_view = isinstance(self._index[0], slice)
+        if self._dtype is None or tensor.dtype is not self._dtype:
+            self._dtype = tensor.dtype
+            self._word = _WORDS[tensor.element_size()]
+            if isinstance(self._effect, BitOperation):
+                self._bits = _bits(tensor.dtype, format, self._effect, self._spares_zeros)
+        words, region, is_view = tensor, self._region, self._is_view
         if region is None or tensor is not self._words_of or not is_view:
-            words = tensor.view(_WORDS[tensor.element_size()])
+            words = tensor.view(self._word)
             if self._view == FLAT:
                 words = words.as_strided((words.numel(),), (1,))
             elif self._view is not None:
                 words = words.view(self._view)
-            region = words[self._index]
+            region = self._region_of(words)
             if self.operand == "weight" and not region.is_inference():  # else it could not be written to after
                 self._words_of, self._region = tensor, region
-        if isinstance(self._effect, BitOperation):
-            depends, inverts, magnitude = _bits(tensor.dtype, format, self._effect, self._spares_zeros)
+        if self._bits is not None:
+            depends, inverts, magnitude = self._bits
             bits = torch.bitwise_and(region, depends)
             if inverts is not None:
                 bits.bitwise_xor_(inverts)
@@ -177,6 +201,26 @@ class Misread:
         change = Change(region if is_view else None, words, self._index, bits)
         change.toggle()
         return change
+
+    def _region_of(self, words: Tensor) -> Tensor:
+        """Give the words at the index: in contiguous tensors of one shape these lie at the same place."""
+        if not (self._is_view and words.is_contiguous()):
+            return words[self._index]
+        shape, start = words.shape, words.storage_offset()
+        if self._place is None or self._place.of != shape:
+            region = words[self._index]
+            self._place = _Place(shape, region.shape, region.stride(), int(region.storage_offset() - start))
+            return region
+        return words.as_strided(self._place.size, self._place.stride, start + self._place.offset)
+
+
+class _Place(NamedTuple):
+    """Where a view lies in a contiguous tensor of a shape: one operator makes it, an index takes one for each axis."""
+
+    of: torch.Size
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int
 
 
 class Change(NamedTuple):
@@ -195,10 +239,11 @@ class Change(NamedTuple):
             self.words[self.where] = self.words[self.where] ^ self.bits
 
 
+_Bits = tuple[Tensor, Tensor | None, Tensor | None]
+
+
 @lru_cache
-def _bits(
-    dtype: torch.dtype, format: Format | None, effect: BitOperation, spares_zeros: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def _bits(dtype: torch.dtype, format: Format | None, effect: BitOperation, spares_zeros: bool) -> _Bits:
     """Give an effect as the bits it changes: ``(word & depends) ^ inverts``, none where ``word & magnitude`` is 0.
 
     ``((word & keep) | set) ^ flip`` differs from ``word`` in these bits: where a bit is kept, in those of ``flip``;

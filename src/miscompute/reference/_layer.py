@@ -87,7 +87,7 @@ def layer_result(
     """
     given = {operand: operands[operand] for operand in _OPERANDS[pass_]}
     for operand, values in given.items():
-        wanted = layer.shape(operand)
+        wanted = layer.shape(_TWINS[operand] if layer.transposed else operand)
         if operand == "weight" and layer.groups > 1:
             wanted = (layer.oc, *wanted[2:])  # a layer's weight tensor does not split its output channels
         if values.shape != wanted:
@@ -111,6 +111,9 @@ _OPERANDS: Mapping[Pass, tuple[Operand, Operand]] = {
     "grad_weight": ("input", "grad_output"),
 }
 
+_TWINS: Mapping[Operand, Operand] = {"input": "grad_output", "grad_output": "input", "weight": "weight"}
+"""What a transposed convolution's operands are to the convolution that it is the gradient of."""
+
 
 def _results(
     array: Array,
@@ -133,12 +136,11 @@ def _results(
             products.append(_results(array, fault, one, pass_, own, step=step, active=active, first=done))
         return _stacked(products)
     if layer.transposed:  # the gradient of a convolution: what comes in is that convolution's output's gradient
-        twins: dict[Operand, Operand] = {"input": "grad_output", "grad_output": "input", "weight": "weight"}
         passes: dict[Pass, Pass] = {"forward": "grad_input", "grad_input": "forward", "grad_weight": "grad_weight"}
-        own = {twins[operand]: values for operand, values in operands.items()}
+        own = {_TWINS[operand]: values for operand, values in operands.items()}
         twin = replace(layer, transposed=False)
         found = _results(array, fault, twin, passes[pass_], own, step=step, active=active, first=first)
-        return replace(found, operands={twins[operand]: reading for operand, reading in found.operands.items()})
+        return replace(found, operands={_TWINS[operand]: reading for operand, reading in found.operands.items()})
     match array:
         case Nvdla():
             computed = directly(array, fault, layer, pass_, operands, step=step, active=active, first=first)

@@ -141,7 +141,7 @@ class _Core:
         when = self._broken.when
         if isinstance(self._broken.site, WeightBus):  # the cells get their words one a cycle
             return faulty & when.loads(at.cycles, len(faulty)).T[:, None, :, None]
-        holds = isinstance(self._broken.site, WeightRegister)
+        holds = isinstance(self._broken.site, WeightRegister | OperandValid)
         return faulty & (when.while_held if holds else when.during)(at.cycles)
 
     def _in_words(
@@ -229,8 +229,8 @@ def convolve(
     ``rows`` products: in a binary tree of neighbouring lanes, an odd one going up alone. Running sums take up partial
     sums in that order and saturate, and so does the result. Cycles count the atomic operations alone, from 0.
 
-    In one cycle: an operand register is wrong for its operations (kept ``until="reload"``, a stationary word for the
-    operations of the same kernel position that are left in the stripe); a bus takes the stationary words of a kernel
+    In one cycle: an operand register is wrong for its operations (kept ``until="reload"``, a stationary word or its
+    valid bit for the operations of the same kernel position that are left in the stripe); a bus takes the stationary words of a kernel
     position to the cells one a cycle, from the first cycle of those operations on, and a word that was loaded wrong is
     wrong in all of them (an assumption: the order of loading is not known to the cycle).
 

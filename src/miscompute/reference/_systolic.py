@@ -290,8 +290,7 @@ class _Tile:
         number, wrong = self._number, self._loaded_wrong
         match self._site:
             case WeightRegister(row=row, col=col) | OperandValid(row=row, col=col):
-                waves = self._while_held if isinstance(self._site, WeightRegister) else self.there
-                if self._is_at(waves, time, row, col):
+                if self._is_at(self._while_held, time, row, col):
                     number, wrong = number.copy(), wrong.copy()
                     number[row, col], wrong[row, col] = self._misread[row, col], self._element[row, col] > 0
                     self._mark_reached(wrong)
@@ -304,7 +303,7 @@ class _Tile:
     def _products(self, time: int, held: Numbers, passing: Numbers) -> Numbers:
         products = self._sums.wrap(np.asarray(held * passing), "product")
         match self._site:
-            case OperandValid(row=row, col=col) if self._is_at(self.there, time, row, col):
+            case OperandValid(row=row, col=col) if self._is_at(self._while_held, time, row, col):
                 products[row, col] = 0
             case Product(row=row, col=col) if self._is_at(self.there, time, row, col):
                 pe = np.s_[row : row + 1, col]

@@ -1,4 +1,4 @@
-"""Data sets of 32 x 32 images: one that is embedded, and CIFAR-10."""
+"""What a data set is; data sets of 32 x 32 images: one that is embedded, and CIFAR-10."""
 
 import hashlib
 import http.client
@@ -6,11 +6,10 @@ import os
 import tarfile
 import urllib.request
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,13 +19,21 @@ from torch.nn import functional as F  # noqa: N812
 
 from .._invalid import InvalidInput
 
+Reads = Literal["images", "tokens"]
+"""What an example of a data set is, and what a model takes: an image, or a window of tokens of a text."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DataSet:
-    """Images and labels, in memory.
+    """Examples and their labels, in memory.
 
-    Images are uint8, (n, channels, 32, 32); labels int64, (n,). ``mean`` and ``std`` are those of the training images
-    scaled to 0..1, one a channel. ``augment``: whether training crops and mirrors.
+    Of images, an example is one image and its label one class: images are uint8, (n, channels, 32, 32), labels int64,
+    (n,). ``mean`` and ``std`` are those of the training images scaled to 0..1, one a channel. ``augment``: whether
+    training crops and mirrors.
+
+    Of tokens, an example is a window of a text and its labels are the tokens that follow each of it: both
+    int64, (n, context), the windows in the ``images`` fields. ``classes`` is the vocabulary; there is no ``mean``,
+    ``std`` or augmentation.
     """
 
     name: str
@@ -38,14 +45,32 @@ class DataSet:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: bool
+    reads: Reads = "images"
 
     @property
     def channels(self) -> int:
-        """1 for grey, 3 for colour."""
+        """1 for grey, 3 for colour; 0 for tokens."""
         return len(self.mean)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What a model must know of the data, as `build_model` takes it."""
+        size = {"channels": self.channels} if self.reads == "images" else {"context": self.train_images.shape[1]}
+        return {**size, "classes": len(self.classes)}
+
+    @property
+    def labels_per_example(self) -> int:
+        """1 for an image; as many as there are tokens for a window."""
+        return self.train_labels[0].numel()
+
     def normalised(self, images: Tensor) -> Tensor:
-        """Scale images to zero mean and unit variance: uint8 -> float32, any (n, channels, 32, 32)."""
+        """Give what a model takes of examples as they are stored.
+
+        Images, any (n, channels, 32, 32), are scaled to zero mean and unit variance: uint8 -> float32. Tokens stay what
+        they are, as int64.
+        """
+        if self.reads == "tokens":
+            return images.long()
         mean = torch.tensor(self.mean).view(-1, 1, 1) * 255
         std = torch.tensor(self.std).view(-1, 1, 1) * 255
         return (images.float() - mean) / std
@@ -62,7 +87,7 @@ def crop_and_mirror(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(mirrored[:, None, None, None], cropped.flip(3), cropped)
 
 
-_DIGITS = tuple("0123456789")
+DIGITS = tuple("0123456789")
 
 
 def cluttered_digits(*, seed: int = 0) -> DataSet:
@@ -71,6 +96,9 @@ def cluttered_digits(*, seed: int = 0) -> DataSet:
     A 32 x 32 canvas carries three 8 x 8 fragments of scikit-learn's 1,797 real 8 x 8 digits, each doubled to 16 x 16
     before it is cut, and over them one whole doubled digit, all at random places. 80,000 canvases to train on and 2,000
     to validate, from different digits. Made in a few seconds; the same seed gives the same bits.
+
+    Source: the test part of E. Alpaydin and C. Kaynak, "Optical recognition of handwritten digits", UCI Machine
+    Learning Repository, 1998 (CC BY 4.0), as scikit-learn ships it; nothing of it is stored here.
     """
     from sklearn.datasets import load_digits
 
@@ -101,24 +129,67 @@ def cluttered_digits(*, seed: int = 0) -> DataSet:
 
     train_images, train_labels = canvases(order[:1297], 80_000)
     validation_images, validation_labels = canvases(order[1297:], 2_000)
-    scaled = train_images.numpy() / np.float32(255)
+    mean, std = _mean_and_std(train_images.numpy().reshape(-1))
     return DataSet(
         name="cluttered_digits",
         train_images=train_images,
         train_labels=train_labels,
         validation_images=validation_images,
         validation_labels=validation_labels,
-        classes=_DIGITS,
-        mean=(float(scaled.mean()),),
-        std=(float(scaled.std()),),
+        classes=DIGITS,
+        mean=(mean,),
+        std=(std,),
         augment=False,
     )
 
 
+def _mean_and_std(values: NDArray[np.uint8]) -> tuple[float, float]:
+    """Give ``(values / 255).mean()`` and ``.std()`` as numpy rounds them, without that array of floats.
+
+    numpy adds float32 by halves of halves (in its source: ``pairwise_sum``). Cut where it cuts, the parts add up to the
+    same bits.
+    """
+
+    def added(part: NDArray[np.uint8], term: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> np.float32:
+        if len(part) <= 1 << 20:
+            return np.float32(np.add.reduce(term(part.astype(np.float32) / np.float32(255))))
+        half = len(part) // 2
+        half -= half % 8
+        return added(part[:half], term) + added(part[half:], term)
+
+    mean = np.float32(added(values, lambda scaled: scaled) / len(values))
+    variance = np.float32(added(values, lambda scaled: np.square(scaled - mean)) / len(values))
+    return float(mean), float(np.sqrt(variance))
+
+
 _CHECKOUT_DATA = Path(__file__).resolve().parents[4] / "shared" / "data"  # beside a development checkout
 
-_CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+
+def named_folder(folder: Path | None) -> Path | None:
+    """Give the data folder that somebody named: ``folder``, or else what the variable MISCOMPUTE_DATA says."""
+    return folder or (Path(os.environ["MISCOMPUTE_DATA"]) if os.environ.get("MISCOMPUTE_DATA") else None)
+
+
+def look_for(*paths: str, folder: Path | None) -> Path | None:
+    """Find the first of some files: in the folder that was named and no other, or else in the usual places.
+
+    These are ``../shared/data`` beside a development checkout and the user's cache.
+    """
+    named = named_folder(folder)
+    for place in [named] if named else [_CHECKOUT_DATA, _cache()]:
+        for path in paths:
+            if (place / path).is_file():
+                return place / path
+    return None
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "miscompute"
+
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
+_CIFAR10_URL = f"https://www.cs.toronto.edu/~kriz/{_CIFAR10_ARCHIVE}"
 _CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"  # as published on the data set's page
 
 
@@ -130,22 +201,21 @@ def cifar10(folder: Path | None = None) -> DataSet:
     ``cifar-10-binary.tar.gz`` or as ``cifar10/`` with tiled images. Found nowhere, the official archive is downloaded
     to the cache and checked.
 
+    Source: A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009. Its page states no licence and
+    asks that the report be cited. Nothing of it is stored here.
+
     Raises:
         InvalidInput: if a folder was named and it is not there, a file is damaged, or the download fails.
     """
-    named = folder or (Path(os.environ["MISCOMPUTE_DATA"]) if os.environ.get("MISCOMPUTE_DATA") else None)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "miscompute"
-    for place in [named] if named else [_CHECKOUT_DATA, cache]:
-        if (place / "cifar10" / "labels.npz").is_file():
-            return _cifar10_from(*_read_tiles(place / "cifar10"))
-        if (place / "cifar-10-binary.tar.gz").is_file():
-            return _cifar10_from(*_read_archive(place / "cifar-10-binary.tar.gz"))
-    if named:
-        raise InvalidInput(
-            f"data folder {str(named)!r} holds neither cifar10/labels.npz nor cifar-10-binary.tar.gz; "
-            f"download {_CIFAR10_URL} into it"
-        )
-    return _cifar10_from(*_read_archive(_download(cache / "cifar-10-binary.tar.gz")))
+    found = look_for("cifar10/labels.npz", _CIFAR10_ARCHIVE, folder=folder)
+    if found is None:
+        if named := named_folder(folder):
+            raise InvalidInput(
+                f"data folder {str(named)!r} holds neither cifar10/labels.npz nor {_CIFAR10_ARCHIVE}; "
+                f"download {_CIFAR10_URL} into it"
+            )
+        found = _download(_cache() / _CIFAR10_ARCHIVE)
+    return _cifar10_from(*(_read_archive(found) if found.name == _CIFAR10_ARCHIVE else _read_tiles(found.parent)))
 
 
 _Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]
@@ -163,7 +233,7 @@ def _cifar10_from(
         train_labels=torch.from_numpy(train_labels),
         validation_images=torch.from_numpy(validation_images),
         validation_labels=torch.from_numpy(validation_labels),
-        classes=_CIFAR10_CLASSES,
+        classes=CIFAR10_CLASSES,
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2470, 0.2435, 0.2616),
         augment=True,
@@ -230,27 +300,3 @@ def _download(to: Path) -> Path:
             "and name its folder with --data-folder or MISCOMPUTE_DATA"
         ) from error
     return partial.rename(to)
-
-
-class Source(NamedTuple):
-    """How a data set is had: from a folder to look in, if any; and what a model for it must know beforehand."""
-
-    load: Callable[[Path | None], DataSet]
-    channels: int
-    classes: tuple[str, ...]
-
-
-DATA_SETS: Mapping[str, Source] = MappingProxyType(
-    {
-        "cluttered_digits": Source(lambda folder: cluttered_digits(), 1, _DIGITS),  # noqa: ARG005
-        "cifar10": Source(cifar10, 3, _CIFAR10_CLASSES),
-    }
-)
-"""Every data set, by the word used in specs and on the command line."""
-
-
-def load_data(name: str, *, folder: Path | None = None) -> DataSet:
-    """Load a data set by name."""
-    if name not in DATA_SETS:
-        raise InvalidInput(f"data={name!r} is unknown; choose one of {', '.join(DATA_SETS)}")
-    return DATA_SETS[name].load(folder)

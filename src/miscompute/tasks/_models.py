@@ -1,14 +1,20 @@
-"""Models for 32 x 32 images."""
+"""The catalogue of models, and the smaller ones for 32 x 32 images."""
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from .._invalid import InvalidInput
 from ..formats import FORMATS
+from ._data import Reads
+from ._gpt import gpt
+from ._resnet import resnet18, resnet18_nobn, resnet20
+from ._width import scaled
 
 MODEL_FORMAT = FORMATS["fp32"]
 """The number format that all models compute in, unless an array has its own."""
@@ -23,7 +29,7 @@ def alexnet(*, channels: int = 3, classes: int = 10, width: float = 1.0) -> nn.M
     Source: Krizhevsky, Sutskever, Hinton, "ImageNet classification with deep convolutional neural networks", 2012;
     the CIFAR form keeps its five convolutions and drops the two wide linear layers.
     """
-    a, b, c, d, e = (max(1, round(width * hidden)) for hidden in (64, 192, 384, 256, 256))
+    a, b, c, d, e = scaled(width, 64, 192, 384, 256, 256)
     return _initialised(
         conv1=nn.Conv2d(channels, a, 5, stride=2, padding=2),  # (n, channels, 32, 32) -> (n, a, 16, 16)
         relu1=nn.ReLU(),
@@ -48,7 +54,7 @@ def lenet5(*, channels: int = 1, classes: int = 10, width: float = 1.0) -> nn.Mo
 
     Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", 1998, fig. 2.
     """
-    a, b, c, d = (max(1, round(width * hidden)) for hidden in (6, 16, 120, 84))
+    a, b, c, d = scaled(width, 6, 16, 120, 84)
     return _initialised(
         conv1=nn.Conv2d(channels, a, 5),  # (n, channels, 32, 32) -> (n, a, 28, 28)
         relu1=nn.ReLU(),
@@ -65,6 +71,23 @@ def lenet5(*, channels: int = 1, classes: int = 10, width: float = 1.0) -> nn.Mo
     )
 
 
+def mlp(*, channels: int = 1, classes: int = 10, width: float = 1.0) -> nn.Module:
+    """Build a multi-layer perceptron: two hidden layers, of 300 and 100 units, with ReLU, for 32 x 32 images.
+
+    Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", 1998, section
+    III.C.4, for whose 28 x 28 images it has fewer inputs.
+    """
+    a, b = scaled(width, 300, 100)
+    return _initialised(
+        flatten=nn.Flatten(),  # (n, channels, 32, 32) -> (n, channels * 1024)
+        fc1=nn.Linear(channels * 1024, a),
+        relu1=nn.ReLU(),
+        fc2=nn.Linear(a, b),
+        relu2=nn.ReLU(),
+        fc3=nn.Linear(b, classes),
+    )
+
+
 def _initialised(**modules: nn.Module) -> nn.Module:
     """Chain modules, their weights drawn as in He et al. (2015), eq. 10, the last layer's with a gain of 1."""
     layers = [module for module in modules.values() if isinstance(module, nn.Conv2d | nn.Linear)]
@@ -75,16 +98,79 @@ def _initialised(**modules: nn.Module) -> nn.Module:
     return nn.Sequential(OrderedDict(modules))
 
 
-MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType({"alexnet": alexnet, "lenet5": lenet5})
-"""Every model, by the word used in specs and on the command line: from channels, classes and width."""
+class Model(NamedTuple):
+    """How a model is built: from channels, classes and width for images, from context, classes and width for tokens."""
+
+    build: Callable[..., nn.Module]
+    reads: Reads = "images"
 
 
-def build_model(name: str, *, channels: int, classes: int, width: float = 1.0, seed: int = 0) -> nn.Module:
-    """Build a model by name with weights drawn from a seed; PyTorch's own generators stay as they are."""
+MODELS: Mapping[str, Model] = MappingProxyType(
+    {
+        "alexnet": Model(alexnet),
+        "lenet5": Model(lenet5),
+        "resnet18": Model(resnet18),
+        "resnet18_nobn": Model(resnet18_nobn),
+        "resnet20": Model(resnet20),
+        "mlp": Model(mlp),
+        "gpt": Model(gpt, reads="tokens"),
+    }
+)
+"""Every model, by the word used in specs and on the command line."""
+
+
+def build_model(
+    name: str,
+    *,
+    classes: int,
+    channels: int | None = None,
+    context: int | None = None,
+    width: float = 1.0,
+    seed: int = 0,
+) -> nn.Module:
+    """Build a model by name with weights drawn from a seed; PyTorch's own generators stay as they are.
+
+    Args:
+        name: a key of `MODELS`.
+        classes: how many classes or tokens there are.
+        channels: of the images; for models that read images.
+        context: how many tokens a window has; for models that read tokens.
+        width: scales the hidden channels.
+        seed: decides the weights.
+
+    Raises:
+        InvalidInput: if there is no such model, it reads something else, or its parameters do not fit into memory.
+    """
     if name not in MODELS:
         raise InvalidInput(f"model={name!r} is unknown; choose one of {', '.join(MODELS)}")
     if not width > 0:
         raise InvalidInput(f"width={width} must be greater than 0")
+    build, reads = MODELS[name]
+    size = {"channels": channels} if reads == "images" else {"context": context}
+    if None in size.values() or (channels is None) == (context is None):
+        raise InvalidInput(f"model={name!r} reads {reads}: give {next(iter(size))}, and nothing else about the data")
+    with torch.device("meta"):  # which has no memory
+        check_memory(build(**size, classes=classes, width=width), width=width, copies=1)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return MODELS[name](channels=channels, classes=classes, width=width)
+        return build(**size, classes=classes, width=width)
+
+
+def check_reads(model: str, reads: Reads, data: str) -> None:
+    """Raise `InvalidInput` if a model cannot take what a data set has."""
+    if MODELS[model].reads != reads:
+        able = ", ".join(name for name, row in MODELS.items() if row.reads == reads)
+        raise InvalidInput(
+            f"model={model!r} reads {MODELS[model].reads}, but data={data} is {reads}; choose one of {able}"
+        )
+
+
+def check_memory(model: nn.Module, *, width: float, copies: int) -> None:
+    """Raise `InvalidInput` if this machine has not the memory for so many copies of a model's parameters."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    needed, present = 4 * copies * parameters, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > present:
+        raise InvalidInput(
+            f"width={width} makes {parameters:,} parameters, which take {needed / 2**30:,.0f} GiB of memory; "
+            f"this machine has {present / 2**30:.0f}; choose a smaller one"
+        )

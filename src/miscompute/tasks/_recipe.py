@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .._invalid import InvalidInput
-from ._models import MODELS
+from ._models import MODELS, check_reads
+from ._sources import DATA_SETS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class Recipe:
         for name, table in tables:
             if getattr(self, name) not in table:
                 raise InvalidInput(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(table)}")
+        if self.data in DATA_SETS:  # a caller may train on another
+            check_reads(self.model, DATA_SETS[self.data].reads, self.data)
         for name in ("batch_size", "steps", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name}={getattr(self, name)} must be at least 1")
@@ -113,6 +116,17 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             steps=3900,
             evaluate_every=390,
         ),
+        "tiny_shakespeare": Recipe(
+            data="tiny_shakespeare",
+            model="gpt",
+            optimizer="adamw",
+            lr=6e-3,
+            weight_decay=0.1,
+            schedule="one-cycle",
+            batch_size=32,
+            steps=600,
+            evaluate_every=60,
+        ),
     }
 )
 """For every data set, a recipe that trains well; experiments change what they are asked to."""
@@ -121,9 +135,17 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 def recipe_for(data: str, **changes: Any) -> Recipe:
     """Give a data set's recipe with some fields changed; None means as it is.
 
+    Another model than the recipe's has a width of 1 unless one is given: the recipe's was chosen for its own model.
+
     >>> recipe_for("cifar10", lr=1e-3, steps=None).steps
     3900
+    >>> recipe_for("cluttered_digits").width, recipe_for("cluttered_digits", model="lenet5").width
+    (0.25, 1.0)
     """
     if data not in RECIPES:
         raise InvalidInput(f"data={data!r} is unknown; choose one of {', '.join(RECIPES)}")
-    return replace(RECIPES[data], **{name: value for name, value in changes.items() if value is not None})
+    recipe = RECIPES[data]
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if changes.get("model", recipe.model) != recipe.model:
+        changes = {"width": 1.0, **changes}
+    return replace(recipe, **changes)

@@ -8,20 +8,32 @@ from torch.nn import functional as F  # noqa: N812
 
 from .._invalid import InvalidInput
 from ._data import DataSet, crop_and_mirror
-from ._models import build_model
+from ._models import MODELS, build_model, check_memory, check_reads
 from ._random import generator
 from ._recipe import OPTIMIZERS, SCHEDULES, Recipe
 
 _ORDER, _AUGMENTATION, _MODEL = range(3)
 
 
-def check_batch_size(recipe: Recipe, data: DataSet) -> None:
-    """Raise `InvalidInput` if there are fewer training images than a step wants."""
+_COPIES = {"adam": 4, "adamw": 4, "sgd": 3}  # of the parameters: themselves, gradients, the optimizer's own
+
+
+def check_fits(recipe: Recipe, data: DataSet) -> None:
+    """Raise `InvalidInput` if a recipe cannot be carried out on a data set.
+
+    The model may read something else, a step may want more examples than there are, or the parameters, their gradients
+    and what the optimizer keeps may need more memory than the machine has.
+    """
+    check_reads(recipe.model, data.reads, data.name)
     if recipe.batch_size > len(data.train_labels):
+        examples = "images" if data.reads == "images" else "windows"
         raise InvalidInput(
-            f"batch_size={recipe.batch_size} is more than the {len(data.train_labels)} training images of "
+            f"batch_size={recipe.batch_size} is more than the {len(data.train_labels)} training {examples} of "
             f"{data.name}; choose a smaller one"
         )
+    with torch.device("meta"):
+        model = MODELS[recipe.model].build(**data.sizes, width=recipe.width)
+    check_memory(model, width=recipe.width, copies=_COPIES[recipe.optimizer])
 
 
 class Training:
@@ -40,18 +52,19 @@ class Training:
     """
 
     def __init__(self, recipe: Recipe, data: DataSet) -> None:
-        check_batch_size(recipe, data)
+        check_fits(recipe, data)
         self.recipe = recipe
         self.data = data
-        self.model = build_model(
-            recipe.model, channels=data.channels, classes=len(data.classes), width=recipe.width, seed=recipe.seed
-        )
+        self.model = build_model(recipe.model, **data.sizes, width=recipe.width, seed=recipe.seed)
         self.optimizer = OPTIMIZERS[recipe.optimizer](self.model.parameters(), recipe)
         self.step = 0
         self._order: tuple[int, Tensor] | None = None
 
     def batch(self) -> tuple[Tensor, Tensor]:
-        """Give the images (n, channels, 32, 32), normalised, and labels (n,) of the current step."""
+        """Give the current step's examples, as the model takes them, and labels.
+
+        Images (n, channels, 32, 32), normalised, and labels (n,); or tokens (n, context) and those that follow them.
+        """
         size, seed = self.recipe.batch_size, self.recipe.seed
         per_epoch = len(self.data.train_labels) // size
         epoch, place = divmod(self.step, per_epoch)
@@ -59,22 +72,22 @@ class Training:
             order = torch.randperm(len(self.data.train_labels), generator=generator(seed, _ORDER, epoch))
             self._order = epoch, order
         chosen = self._order[1][place * size : (place + 1) * size]
-        images = self.data.normalised(self.data.train_images[chosen])
+        examples = self.data.normalised(self.data.train_images[chosen])
         if self.data.augment:
-            images = crop_and_mirror(images, generator(seed, _AUGMENTATION, self.step))
-        return images, self.data.train_labels[chosen]
+            examples = crop_and_mirror(examples, generator(seed, _AUGMENTATION, self.step))
+        return examples, self.data.train_labels[chosen]
 
     def gradients(self) -> tuple[Tensor, int]:
-        """Compute the gradients of the current step's batch; return the loss and how many images were right."""
-        images, labels = self.batch()
+        """Compute the gradients of the current step's batch; return the mean loss and how many labels were right."""
+        examples, labels = self.batch()
         self.model.train()
         self.optimizer.zero_grad()
         with torch.random.fork_rng():
             torch.manual_seed(generator(self.recipe.seed, _MODEL, self.step).initial_seed())
-            scores = self.model(images)  # (n, channels, 32, 32) -> (n, classes)
-            loss = F.cross_entropy(scores, labels)
+            scores = self.model(examples)  # -> (n, classes) or (n, context, classes)
+            loss = F.cross_entropy(scores.flatten(0, -2), labels.flatten())
             loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), int((scores.argmax(1) == labels).sum())
+        return loss.detach(), int((scores.argmax(-1) == labels).sum())
 
     def update(self) -> None:
         """Let the optimizer make the step."""
@@ -96,7 +109,10 @@ class Training:
 
 
 def accuracy(model: nn.Module, data: DataSet, *, batch_size: int = 500) -> float:
-    """Give the part of the validation images that the model classifies right, on the machine it runs on."""
+    """Give the part of the validation labels that the model predicts, on the machine it runs on.
+
+    The part of the images that are classified right, or of the tokens that are.
+    """
     was_training = model.training
     model.eval()
     with torch.no_grad():
@@ -104,6 +120,6 @@ def accuracy(model: nn.Module, data: DataSet, *, batch_size: int = 500) -> float
         for first in range(0, len(data.validation_labels), batch_size):
             scores = model(data.normalised(data.validation_images[first : first + batch_size]))
             labels = data.validation_labels[first : first + batch_size]
-            right += int((scores.argmax(1) == labels).sum())
+            right += int((scores.argmax(-1) == labels).sum())
     model.train(was_training)
-    return right / len(data.validation_labels)
+    return right / data.validation_labels.numel()

@@ -1,5 +1,6 @@
 """How often two computations of the same thing agree."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -25,6 +26,14 @@ class Agreement:
     def is_full(self) -> bool:
         """Whether all cases agree."""
         return self.agreeing == self.cases
+
+
+Report = Callable[[int, int], None]
+"""Told how much is done, of how much."""
+
+
+def silent(done: int, total: int) -> None:
+    """Tell nobody how much is done."""
 
 
 class Tally:

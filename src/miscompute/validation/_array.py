@@ -1,8 +1,7 @@
 """Random small layers and faults: lowering and injection against the array's slow reference."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,11 +11,12 @@ from torch.nn import functional as F  # noqa: N812
 
 from .. import reference
 from .._invalid import InvalidInput
+from ..error import lower
 from ..fault import PERMANENT, SITES, Elements, Fault, Flip, Memory, Site, StuckAt, Transient
 from ..formats import FORMATS
 from ..hardware import PASSES, Array, Layer, Operand, Pass
 from ..injection import inject
-from ._agreement import Agreement, Tally
+from ._agreement import Agreement, Report, Tally, silent
 
 _Operands = dict[Operand, NDArray[np.float64]]
 
@@ -26,7 +26,7 @@ def check_array(
     *,
     cases: int = 10_000,
     seed: int = 0,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    report: Report = silent,
 ) -> tuple[Agreement, ...]:
     """Compare injection with the reference on random layers, faults and passes, in int8, where all is exact.
 
@@ -82,9 +82,7 @@ def _draw(random: np.random.Generator, array: Array) -> _Case | None:
         fault = _fault(random, array, layer, site, step)
         fault.check(array)
         for pass_ in PASSES:
-            # Asks for what cannot be lowered, such as corrupted padding, before anything is computed.
-            from ..error import lower
-
+            # Says what cannot be lowered, such as corrupted padding, before anything is computed.
             lower(fault, array, layer, step=step, passes=(pass_,))
     except InvalidInput:
         return None
@@ -119,7 +117,7 @@ def _fault(random: np.random.Generator, array: Array, layer: Layer, site: Site, 
         pass_: Pass = PASSES[random.integers(0, len(PASSES))]
         seen = layer.as_matmul() if array.im2col else layer
         cycles = array.schedule(replace(seen, transposed=False), pass_).cycles
-        until = "reload" if random.random() < 0.5 else "cycle"
+        until: Literal["cycle", "reload"] = "reload" if random.random() < 0.5 else "cycle"
         timing = Transient(step=step, pass_=pass_, layer=layer.name, cycle=int(random.integers(0, cycles)), until=until)
     return Fault(site=site, effect=effect, timing=timing)
 
@@ -131,16 +129,14 @@ def _layer(random: np.random.Generator, array: Array) -> Layer:
     rank = int(random.choice([0, 0, 1, 2, 2, 3]))
     if rank == 0:
         batch = some(1, 3) if random.random() < 0.3 else 1
-        sizes = {name: some(1, 2 * most + 1) for name, most in (("n", array.cols), ("ic", array.rows), ("oc", array.cols))}
-        return Layer(name="layer", batch=batch, **{name: min(size, 12) for name, size in sizes.items()})
+        n, ic, oc = (min(some(1, 2 * most + 1), 12) for most in (array.cols, array.rows, array.cols))
+        return Layer(name="layer", batch=batch, n=n, ic=ic, oc=oc)
     groups = some(2, 3) if random.random() < 0.25 else 1
     kernel = tuple(some(1, 3) for _ in range(rank))
     stride = tuple(some(1, 2) for _ in range(rank))
     dilation = tuple(some(1, 2) for _ in range(rank))
     padding = tuple(some(0, k - 1) for k in kernel)
-    size = tuple(
-        max(some(1, 5), d * (k - 1) + 1 - 2 * p) for k, d, p in zip(kernel, dilation, padding, strict=True)
-    )
+    size = tuple(max(some(1, 5), d * (k - 1) + 1 - 2 * p) for k, d, p in zip(kernel, dilation, padding, strict=True))
     return Layer(
         name="layer",
         n=some(1, 3),
@@ -199,7 +195,7 @@ class _OneLayer(nn.Module):
             return y
         conv: Any = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
         y = conv(x, weight, None, stride, padding, dilation, layer.groups)
-        return y
+        return y  # noqa: RET504, for its type
 
 
 def _compare(case: _Case) -> dict[Pass, tuple[str, bool]]:
@@ -210,7 +206,7 @@ def _compare(case: _Case) -> dict[Pass, tuple[str, bool]]:
     model = _OneLayer(layer, torch.from_numpy(data["weight"]))
     with inject(model, case.fault, array=case.array, step=case.step):
         y = model(x)
-        y.backward(torch.from_numpy(data[went]))  # type: ignore[index, no-untyped-call]
+        y.backward(torch.from_numpy(data[went]))  # type: ignore[index]
     weight = model.layer.weight
     assert isinstance(weight, Tensor)
     assert x.grad is not None

@@ -2,8 +2,8 @@
 
 An archive is known by the arrays it holds, whatever its name:
 
-- ``f_site``: permanent stuck-at faults on int8 layers, ``x{i}``, ``w{i}``, ``y_ref{i}``, ``y_fault{i}``, with a table of
-  faults (``f_layer f_site f_c f_k f_bit f_val f_addr``), ``layers`` as JSON, ``C`` and ``K``;
+- ``f_site``: permanent stuck-at faults on int8 layers, ``x{i}``, ``w{i}``, ``y_ref{i}``, ``y_fault{i}``, with a table
+  of faults (``f_layer f_site f_c f_k f_bit f_val f_addr``), ``layers`` as JSON, ``C`` and ``K``;
 - ``n_pixels``: transients on one int8 layer (``type k c bit oc ic r s oh ow``), ``x``, ``w``, ``pad``, ``y_fault``;
 - ``out_faulty``: fp16 MAC cells, ``w``, ``x``, ``out_ref``, ``out_faulty``, ``kind lane bit val``;
 - ``err``: error tables of int8 multipliers, indexed by weight + 128 and activation + 128.
@@ -42,13 +42,12 @@ from ..formats import BlockWords, to_block
 from ..hardware import Layer, Moment, Nvdla, nvdla
 from ..injection import inject
 from ..reference import fp16_mac, misread_register
-from ._agreement import Agreement, Tally
+from ._agreement import Agreement, Report, Tally, silent
 
 Archive = Mapping[str, NDArray[Any]]
-Report = Callable[[int, int], None]
 
 
-def check_vectors(folder: Path, *, report: Report = lambda done, total: None) -> tuple[Agreement, ...]:
+def check_vectors(folder: Path, *, report: Report = silent) -> tuple[Agreement, ...]:
     """Reproduce every vector in a folder.
 
     Args:
@@ -165,9 +164,7 @@ def _check_transients(archive: Archive, tally: Tally) -> None:
     conv = torch.nn.Conv2d(ic, oc, (r, s), padding=(pad[0], pad[1]), bias=False)
     conv.weight = torch.nn.Parameter(weight)
     model = torch.nn.Sequential(conv)
-    layer = Layer(
-        name="0", n=1, ic=ic, oc=oc, size=(x.shape[1], x.shape[2]), kernel=(r, s), padding=(pad[0], pad[1])
-    )
+    layer = Layer(name="0", n=1, ic=ic, oc=oc, size=(x.shape[1], x.shape[2]), kernel=(r, s), padding=(pad[0], pad[1]))
     tally.add("no fault", "y_ref", agrees=np.array_equal(_output(model, x[None], None, array), archive["y_ref"]))
     for row in range(len(archive["type"])):
         kind = str(archive["type"][row])

@@ -1,0 +1,73 @@
+"""Rates from trials that were drawn more often where events were expected: importance sampling."""
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from .._invalid import InvalidInput
+from ._bet import least_mean
+from ._estimate import Estimate, check_confidence
+
+
+def weighted_rate(
+    events: Bool[np.ndarray, " trials"],
+    weights: Float[np.ndarray, " trials"],
+    *,
+    bound: float,
+    confidence: float = 0.95,
+    normalised: bool = False,
+) -> Estimate:
+    """Estimate the rate over a population from trials drawn with other probabilities.
+
+    The interval assumes nothing about how the weights are distributed below their bound. It is where neither of two
+    gamblers, who bet that the rate is higher or lower, has turned 1 into ``2 / (1 - confidence)``; each puts constant
+    shares of the capital on every trial, mixed (Waudby-Smith and Ramdas, Estimating means of bounded random variables
+    by betting, 2023). Like `confidence_sequence`, it holds at all looks at once and whatever the trials' order.
+
+    Args:
+        events: whether it happened, one a trial.
+        weights: the probability of the trial's fault under the population's distribution (1 / N, say), divided by the
+            probability with which it was drawn. Draws are independent, with replacement.
+        bound: the largest weight that any fault could have had, drawn or not.
+        confidence: of the interval.
+        normalised: False for ``sum(w_i y_i) / n`` (Horvitz and Thompson, 1952), which is unbiased. True for
+            ``sum(w_i y_i) / sum(w_i)``, which is biased in the order of 1 / n but exact where all trials agree, and
+            needs weights (and the bound) only up to a factor.
+
+    Raises:
+        InvalidInput: if there are no trials, or a weight is not in 0..bound.
+
+    >>> drawn = np.random.default_rng(0).random(2_000) < 0.5  # half from the exponents, a tenth of the bits
+    >>> events = drawn & (np.random.default_rng(1).random(2_000) < 0.1)
+    >>> print(weighted_rate(events, np.where(drawn, 0.1 / 0.5, 0.9 / 0.5), bound=1.8))
+    0.9 % (0.6..1.6 %, 95 %, 90 of 2,000)
+    """
+    check_confidence(confidence)
+    if not events.size:
+        raise InvalidInput("events must not be empty: nothing is known before the first trial")
+    if not (weights.min() > 0 and weights.max() <= bound):
+        raise InvalidInput(
+            f"weights={weights.min():.6g}..{weights.max():.6g} must be above 0 and at most bound={bound:.6g}"
+        )
+    share = weights / bound
+    tail = (1 - confidence) / 2
+    if normalised:
+        best = float((weights * events).sum() / weights.sum())
+        low, high = _least(events.astype(float), share, tail), 1 - _least(1.0 - events, share, tail)
+    else:
+        best = float((weights * events).mean())
+        value, whole = share * events, np.ones_like(share)
+        low, high = bound * _least(value, whole, tail), bound * (1 - _least(1 - value, whole, tail))
+    return Estimate(
+        low=min(low, best),
+        best=best,
+        high=max(min(high, 1.0), best),
+        events=int(events.sum()),
+        trials=events.size,
+        confidence=confidence,
+        method="self-normalised, betting" if normalised else "horvitz-thompson, betting",
+    )
+
+
+def _least(value: Float[np.ndarray, " trials"], share: Float[np.ndarray, " trials"], tail: float) -> float:
+    pairs, repeats = np.unique(np.stack([value, share]), axis=1, return_counts=True)
+    return least_mean(pairs[0], pairs[1], repeats, tail)
