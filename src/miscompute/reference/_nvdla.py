@@ -230,9 +230,9 @@ def convolve(
     sums in that order and saturate, and so does the result. Cycles count the atomic operations alone, from 0.
 
     In one cycle: an operand register is wrong for its operations (kept ``until="reload"``, a stationary word or its
-    valid bit for the operations of the same kernel position that are left in the stripe); a bus takes the stationary words of a kernel
-    position to the cells one a cycle, from the first cycle of those operations on, and a word that was loaded wrong is
-    wrong in all of them (an assumption: the order of loading is not known to the cycle).
+    valid bit for the operations of the same kernel position that are left in the stripe); a bus takes the stationary
+    words of a kernel position to the cells one a cycle, from the first cycle of those operations on, and a word that
+    was loaded wrong is wrong in all of them (an assumption: the order of loading is not known to the cycle).
 
     Words are as the array's format spells them, and as `Sums` says on the way to a result.
 
