@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from miscompute import Layer, nvdla, reference
+from miscompute import InvalidInput, Layer, nvdla, reference
 from miscompute.fault import (
     Accumulator,
     ActivationRegister,
@@ -148,18 +148,25 @@ def sum_faults(draw: st.DrawFn, array: Array) -> Fault:
     row, col = draw(st.integers(0, array.rows - 1)), draw(st.integers(0, array.cols - 1))
     sites: list[Site] = [
         Product(row=row, col=col),
+        AdderNode(row=row, col=col, level=draw(st.integers(1, max(1, (array.rows - 1).bit_length())))),
         CellOutput(col=col),
         Accumulator(col=col),
+        Accumulator(row=row, col=col),
         Accumulator(col=col, address=draw(st.integers(0, 2 * array.cols))),
         FinalOutput(col=col),
     ]
-    levels = 1 if array.adds_in_a_chain else (array.rows - 1).bit_length()
-    if levels and array.depth > 1:
-        sites.append(AdderNode(row=row, col=col, level=draw(st.integers(1, levels))))
-    site = draw(st.sampled_from(sites))
+    site = draw(st.sampled_from([site for site in sites if _is_on(array, site)]))
     exposure = site.exposure(rows=array.rows, cols=array.cols)
     assert isinstance(exposure, SumExposure)
     return Fault(site=site, effect=draw(_effects(array.word(exposure.stage, array.format).bits)))
+
+
+def _is_on(array: Array, site: Site) -> bool:
+    try:
+        Fault(site=site, effect=Flip(bits=(0,))).check(array)
+    except InvalidInput:
+        return False
+    return True
 
 
 @st.composite

@@ -4,6 +4,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from miscompute.fault import (
     WeightBus,
     WeightRegister,
 )
-from miscompute.hardware import PASSES, Array, Operand, OutputStationary, Pass, simd, systolic
+from miscompute.hardware import PASSES, Array, Operand, OutputStationary, Pass, Simd, simd, systolic
 
 Index = tuple[int, ...]
 FLIP = Flip(bits=(3,))
@@ -65,21 +66,21 @@ def products(errors: Iterable[AnyError], meeting: set[tuple[Index, Index]]) -> C
 
 
 @st.composite
-def places(draw: st.DrawFn) -> tuple[Layer, Array, Pass, int, int]:
-    layer, array, pass_ = draw(small_layers()), draw(all_arrays), draw(st.sampled_from(PASSES))
-    assume(array.schedule(layer, pass_).cycles <= 2000)
+def places(draw: st.DrawFn, arrays: st.SearchStrategy[Array] = all_arrays) -> tuple[Layer, Array, Pass, int, int]:
+    layer, array, pass_ = draw(small_layers()), draw(arrays), draw(st.sampled_from(PASSES))
+    assume(array.schedule(layer, pass_).cycles <= 400)
     row, col = draw(st.integers(0, array.rows - 1)), draw(st.integers(0, array.cols - 1))
     return layer, array, pass_, row, col
 
 
 @pytest.mark.parametrize("which", ["held", "passing", "half", "all"])
 @settings(max_examples=20)
-@given(places())
+@given(st.data())
 def test_all_cycles_together_corrupt_what_a_permanent_fault_does_each_product_once(
-    which: str, place: tuple[Layer, Array, Pass, int, int]
+    which: str, draw: st.DataObject
 ) -> None:
-    layer, array, pass_, row, col = place
-    assume(which != "half" or array.cols % 2 == 0)
+    with_halves = st.builds(nvdla, rows=st.integers(1, 4), cols=st.just(4), grad_weight=st.sampled_from(("A", "B")))
+    layer, array, pass_, row, col = draw.draw(places(with_halves if which == "half" else all_arrays))
     sites: dict[str, Site] = {
         "held": WeightRegister(row=row, col=col),
         "passing": ActivationRegister(row=row, col=col),
@@ -105,12 +106,14 @@ def test_all_cycles_together_corrupt_what_a_permanent_fault_does_each_product_on
     assert not permanent or set(permanent.values()) == {1}
 
 
-@settings(max_examples=60)
+@settings(max_examples=50)
 @given(places(), st.sampled_from([Product, CellOutput, Accumulator, FinalOutput]))
 def test_all_cycles_together_meet_every_sum_once(place: tuple[Layer, Array, Pass, int, int], kind: type[Site]) -> None:
     layer, array, pass_, row, col = place
     row = row if isinstance(array, OutputStationary) or kind is Product else 0
     site = kind(row=row, col=col) if kind in (Product, Accumulator) else kind(col=col)  # type: ignore[call-arg]
+    if isinstance(array, OutputStationary | Simd):
+        assume(kind in (Product, Accumulator))  # what a PE has
     schedule = array.schedule(layer, pass_)
     found: Counter[tuple[Index, int | None, Index]] = Counter()
     for cycle in range(schedule.cycles):
@@ -128,7 +131,7 @@ def test_all_cycles_together_meet_every_sum_once(place: tuple[Layer, Array, Pass
     assert found == permanent
 
 
-@settings(max_examples=60)
+@settings(max_examples=50)
 @given(places(), st.data())
 def test_an_upset_lasts_until_the_stripe_ends(place: tuple[Layer, Array, Pass, int, int], draw: st.DataObject) -> None:
     layer, array, pass_, row, col = place
@@ -285,12 +288,17 @@ def test_a_cycle_after_the_pass_is_refused() -> None:
     "array", [systolic(rows=4, cols=4), systolic(rows=4, cols=4, dataflow="output-stationary"), simd(lanes=4)]
 )
 def test_the_load_of_one_kernel_is_nvdlas(array: Array) -> None:
-    message = (
-        "site weight-bus[0] in one cycle: which load that is, is known for NVDLA only; take the register it feeds, "
-        "weight[row,col] until reload"
-    )
+    message = "site weight-bus[0] in one cycle: when the array loads which word is not known; leave cycle out"
     with pytest.raises(InvalidInput, match="^" + re.escape(message) + "$"):
         lower(at(0, WeightBus(row=0), "forward"), array, Layer(name="layer", n=2, ic=2, oc=2))
+
+
+def test_what_waits_in_a_shadow_register_in_a_cycle_is_not_known() -> None:
+    message = "site weight-shadow[0,0] in one cycle: which words wait in it then is not known; use weight[row,col]"
+    with pytest.raises(InvalidInput, match="^" + re.escape(message) + "$"):
+        lower(
+            at(0, WeightRegister(row=0, col=0, stage="shadow"), "forward"), nvdla_small(), replace(CONV, name="layer")
+        )
 
 
 def test_zeros_in_no_tensor_are_refused_in_a_cycle_too() -> None:

@@ -44,6 +44,17 @@ OPERANDS_WORDS = [word for word, kind in KINDS.items() if kind is Exposure]
 SUM_WORDS = [word for word, kind in KINDS.items() if kind is SumExposure]
 
 
+def is_on(array: Array, fault: mc.Fault) -> bool:
+    """Say whether the array has the place; if not, nothing is lowered."""
+    try:
+        fault.check(array)
+    except InvalidInput as error:
+        with pytest.raises(InvalidInput, match=f"^{re.escape(str(error))}$"):
+            lower(fault, array, Layer(name="layer", n=1, ic=1, oc=1))
+        return False
+    return True
+
+
 def of_operands(errors: tuple[AnyError, ...]) -> list[Error]:
     found = [error for error in errors if isinstance(error, Error)]
     assert len(found) == len(errors)
@@ -158,13 +169,15 @@ def cases(draw: st.DrawFn) -> Case:
     return layer, array, row, col, draw(st.integers(0, 30))
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(st.sampled_from(OPERANDS_WORDS), cases())
 def test_every_index_is_reached_as_the_rules_say_and_once(word: str, case: Case) -> None:
     layer, array, row, col, step = case
     fault = fault_at(word, row=row, col=col)
     exposure = fault.site.exposure(rows=array.rows, cols=array.cols)
     assert isinstance(exposure, Exposure)
+    if not is_on(array, fault):
+        return
     for pass_ in PASSES:
         mapping = array.mapping(pass_)
         operand = mapping.stationary if exposure.operand == "stationary" else mapping.streaming
@@ -206,20 +219,17 @@ def summed(
     return found
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(st.sampled_from(SUM_WORDS), cases(), st.integers(0, 9))
 def test_every_result_of_a_cell_is_summed_up_in_one_error(word: str, case: Case, address: int) -> None:
     layer, array, row, col, step = case
     fault = fault_at(word, row=row, col=col, address=address)
     exposure = fault.site.exposure(rows=array.rows, cols=array.cols)
     assert isinstance(exposure, SumExposure)
+    if not is_on(array, fault):
+        return
     seen = layer.as_matmul() if array.im2col else layer
     for pass_ in PASSES:
-        if exposure.stage == "node" and (array.depth == 1 or array.rows == 1):
-            if array.depth < array.rows or (array.rows == 1 and not isinstance(array, WeightStationary)):
-                with pytest.raises(InvalidInput, match=r"no adder but its accumulator|has none; use product"):
-                    lower(fault, array, layer, step=step, passes=[pass_])
-            continue
         rows = {"product": range(min(row, array.depth - 1), min(row, array.depth - 1) + 1)}
         if exposure.stage == "node":
             rows["node"] = array.node(row, 1)
@@ -263,15 +273,12 @@ def test_every_element_sits_in_exactly_one_register(swizzle: str, groups: int) -
 def test_a_dense_layer_costs_one_error_a_pass_whatever_its_size(array: Array) -> None:
     layer = Layer(name="conv", n=1024, ic=4096, oc=4096, size=(512, 512), kernel=(3, 3))
     for word in (*OPERANDS_WORDS, *SUM_WORDS):
-        if word == "adder" and array.depth == 1:
-            continue
-        place = {"row": min(3, array.rows - 1), "col": 5}
-        if word == "accumulator-entry":
-            continue
-        assert len(lower(fault_at(word, **place), array, layer)) == len(PASSES)
+        fault = fault_at(word, row=min(3, array.rows - 1), col=5)
+        if word != "accumulator-entry" and is_on(array, fault):
+            assert len(lower(fault, array, layer)) == len(PASSES)
 
 
-@pytest.mark.parametrize("size", [(227, 227), (2, 12), (5, 8), (640, 481)])
+@pytest.mark.parametrize("size", [(227, 227), (2, 12), (5, 8), (320, 241)])
 def test_ragged_stripes_cost_few_errors(size: tuple[int, ...]) -> None:
     # The last stripes are of other lengths and at other distances than those before them.
     layer = Layer(name="conv", n=9, ic=8, oc=8, size=size, kernel=(1, 1))
@@ -496,9 +503,19 @@ def test_idle_pes() -> None:
     (error,) = lower(fault_at("adder", row=3, col=0), array, layer, passes=["forward"])
     assert isinstance(error, SumError)
     assert (error.rows, str(error.results)) == (range(4), "[n 0:5, oc 0:3:4]")
-    for word in (*OPERANDS_WORDS, *SUM_WORDS):  # a column without results does nothing, whatever is broken in it
-        if not {"weight-bus", "activation-all", "half", "before"} & {word, *word.split("-")}:
-            assert lower(fault_at(word, row=1, col=3), array, layer, passes=["forward"]) == ()
+    for word in (
+        "weight",
+        "activation",
+        "valid",
+        "product",
+        "adder",
+        "cell",
+        "accumulator",
+        "accumulator-entry",
+        "output",
+    ):
+        # A column without results does nothing, whatever is broken in it.
+        assert lower(fault_at(word, row=1, col=3), array, layer, passes=["forward"]) == ()
 
 
 def test_a_convolution_runs_as_a_product_of_matrices() -> None:
@@ -521,7 +538,7 @@ def test_a_vector_lane_owns_every_so_manieth_result() -> None:
 # Transposed convolutions.
 
 
-@pytest.mark.parametrize("word", [*OPERANDS_WORDS, *SUM_WORDS])
+@pytest.mark.parametrize("word", [word for word in (*OPERANDS_WORDS, *SUM_WORDS) if word != "accumulator-pe"])
 def test_a_transposed_convolution_is_its_twin_backwards(word: str) -> None:
     twins: dict[str, Pass] = {"forward": "grad_input", "grad_input": "forward", "grad_weight": "grad_weight"}
     operands = {"input": "grad_output", "grad_output": "input", "weight": "weight"}
@@ -595,7 +612,9 @@ def test_an_error_evaluates_back(word: str) -> None:
         "SumError": SumError,
         "StoredError": StoredError,
     }
-    errors = lower(fault_at(word), nvdla_small(swizzle="stripe"), CONV)
+    errors = lower(
+        fault_at(word, **({"row": 0} if word == "accumulator-pe" else {})), nvdla_small(swizzle="stripe"), CONV
+    )
     assert errors
     for error in errors:
         assert eval(repr(error), names) == error

@@ -9,11 +9,11 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tests.strategies import Operands, arrays, faults, integers, layers, refused, run
+from tests.strategies import Operands, arrays, faults, integers, layers, refused, run, sum_faults
 
 from miscompute import InvalidInput, Layer
-from miscompute.error import AnyError, Error, Region, lower
-from miscompute.fault import BitOperation, Effect
+from miscompute.error import AnyError, Error, Region, SumError, lower
+from miscompute.fault import BitOperation, Effect, FinalOutput, Flip
 from miscompute.formats import Format
 from miscompute.hardware import PASSES, Operand, Pass
 
@@ -49,7 +49,7 @@ def seen_by(error: Error, layer: Layer, shape: tuple[int, ...]) -> NDArray[np.bo
     return mask(error.results, tuple(dims.values())).reshape(shape)
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(st.data())
 def test_the_elements_are_those_that_sit_in_faulty_registers(draw: st.DataObject) -> None:
     layer, array = draw.draw(layers()), draw.draw(arrays(format="fp32", zero_gate=st.booleans()))
@@ -129,7 +129,7 @@ def feeding(operand: Operand, pass_: Pass, layer: Layer, results: NDArray[np.boo
     return np.asarray(uses > 0)
 
 
-@settings(max_examples=150)
+@settings(max_examples=90)
 @given(st.data())
 def test_the_results_are_those_of_the_faulty_array(draw: st.DataObject) -> None:
     layer, array = (
@@ -156,3 +156,21 @@ def test_the_results_are_those_of_the_faulty_array(draw: st.DataObject) -> None:
         seen = seen_by(error, layer, result.shape)
         faulty += np.where(seen, computed(pass_, layer, wrong) - result, 0.0)
     np.testing.assert_array_equal(run(pass_, array, fault, layer, data, step).result, faulty)
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_sums_go_wrong_where_it_is_said(draw: st.DataObject) -> None:
+    layer, array = draw.draw(layers()), draw.draw(arrays(format="int8", zero_gate=st.just(True)))
+    fault, step = draw.draw(sum_faults(array)), draw.draw(st.integers(0, 9))
+    pass_ = draw.draw(st.sampled_from(PASSES))
+    data = integers(layer, draw.draw(st.integers(0, 99)))
+    right = computed(pass_, layer, data)
+    wrong = run(pass_, array, fault, layer, data, step).result != right
+    said = np.zeros(right.shape, dtype=np.bool_)
+    for error in lower(fault, array, layer, step=step, passes=(pass_,)):
+        assert isinstance(error, SumError)
+        said |= mask(error.results, tuple(layer.result(pass_).values())).reshape(right.shape)
+    assert not (wrong & ~said).any()
+    if isinstance(fault.site, FinalOutput) and isinstance(fault.effect, Flip):
+        np.testing.assert_array_equal(wrong, said)

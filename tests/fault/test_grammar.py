@@ -103,7 +103,7 @@ faults = st.builds(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(faults)
 @example(
     Fault(

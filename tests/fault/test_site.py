@@ -36,7 +36,7 @@ from miscompute.fault import (
     parse_fault,
 )
 from miscompute.formats import FORMATS
-from miscompute.hardware import OPERANDS, nvdla, nvdla_small, systolic
+from miscompute.hardware import OPERANDS, Array, nvdla, nvdla_small, simd, systolic
 
 ROWS, COLS = 8, 4
 PLACE: dict[str, Any] = {
@@ -157,6 +157,32 @@ def test_a_site_off_the_array_is_refused(word: str) -> None:
 def test_half_of_an_odd_array_is_refused(site: Site) -> None:
     with pytest.raises(InvalidInput, match="reach='half' needs an array with an even number of columns, not 5"):
         site.exposure(rows=8, cols=5)
+
+
+NVDLA, WS, OS = nvdla_small(), systolic(rows=8, cols=8), systolic(rows=8, cols=8, dataflow="output-stationary")
+
+
+@pytest.mark.parametrize(
+    ("text", "array", "message"),
+    [
+        ("accumulator-pe[1,0]", NVDLA, "row=1 of an accumulator: this array has one accumulator a column; use"),
+        ("accumulator-pe[1,0]", WS, "row=1 of an accumulator: this array has one accumulator a column; use"),
+        ("adder[0,0,4]", NVDLA, "level=4 is outside the adder tree of 8 lanes (1..3; 3 is the root)"),
+        ("adder[0,0,2]", WS, "level=2 of an adder: a systolic column is a chain"),
+        ("adder[0,0]", OS, "an output-stationary PE has no adder but its accumulator; use accumulator-pe[row,col]"),
+        ("adder[0,0]", simd(lanes=8), "a vector lane has no adder but its accumulator; use accumulator[lane]"),
+        ("cell[0]", OS, "an output-stationary array has no partial sum of a column; use product[row,col]"),
+        ("output[0]", OS, "an output-stationary array has no output of a column; use product[row,col]"),
+        ("accumulator-entry[1,0]", OS, "an output-stationary array has no accumulator of a column with addresses; use"),
+        ("cell[0]", simd(lanes=8), "a vector lane has no partial sum; use product[0,lane]"),
+        ("accumulator-entry[1,0]", simd(lanes=8), "a vector lane has no addresses; use product[0,lane]"),
+        ("weight-bus-half[0,0]", WS, "reach='half' is a place of NVDLA's core, not of WeightStationary; use another"),
+        ("activation-half[0,0]", OS, "reach='half' is a place of NVDLA's core, not of OutputStationary; use another"),
+    ],
+)  # fmt: skip
+def test_a_place_that_an_array_does_not_have_is_refused(text: str, array: Array, message: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^{re.escape(message)}"):
+        parse_fault(f"{text} bit 0 flip").check(array)
 
 
 # Which words an effect meets.
