@@ -93,6 +93,7 @@ def small_layers(draw: st.DrawFn) -> Layer:
         padding=padding,
         dilation=dilation,
         groups=groups,
+        batch=1 if rank else draw(st.integers(1, 2)),
     )
 
 
@@ -180,13 +181,17 @@ def loop_nest(layer: Layer) -> Counter[Triple]:
     found: Counter[Triple] = Counter()
     stride, padding, dilation = layer.stride or (), layer.padding or (), layer.dilation or ()
     ic_each, oc_each = layer.ic // layer.groups, layer.oc // layer.groups
-    for n, group, oc, ic in product(range(layer.n), range(layer.groups), range(oc_each), range(ic_each)):
+    batches = [(batch,) for batch in range(layer.batch)] if layer.batch > 1 else [()]
+    for batch, n, group, oc, ic in product(
+        batches, range(layer.n), range(layer.groups), range(oc_each), range(ic_each)
+    ):
         for o in product(*map(range, layer.out_size)):
             for r in product(*map(range, layer.kernel)):
                 h = tuple(a * s + b * d - p for a, s, b, d, p in zip(o, stride, r, dilation, padding, strict=True))
                 if all(0 <= index < size for index, size in zip(h, layer.size, strict=True)):
-                    weight = ((group,) if layer.groups > 1 else ()) + (oc, ic, *r)
-                    found[weight, (n, group * ic_each + ic, *h), (n, group * oc_each + oc, *o)] += 1
+                    weight = (*batch, *((group,) if layer.groups > 1 else ()), oc, ic, *r)
+                    image = (*batch, n, group * ic_each + ic, *h)
+                    found[weight, image, (*batch, n, group * oc_each + oc, *o)] += 1
     return found
 
 

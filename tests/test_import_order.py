@@ -17,6 +17,7 @@ ORDER = (
     "error",
     "outcome",
     "injection",
+    "validation",
     "mitigation",
     "tasks",
     "experiment",
@@ -28,6 +29,7 @@ ORDER = (
 ALLOWED = {package: frozenset(ORDER[:place]) for place, package in enumerate(ORDER)}
 # The slow arrays judge what is lowered and injected, so they must not lean on it.
 ALLOWED["reference"] = frozenset({"formats", "hardware", "fault"})
+ALLOWED["validation"] |= {"reference"}
 EVERYONES = "_invalid"
 PURE = ("formats", "hardware", "fault", "error", "outcome", "campaign", "analysis")
 

@@ -31,9 +31,14 @@ Width = Annotated[
     float | None,
     typer.Option(help="Scales the model's hidden channels; default: the recipe's, or 1 for another model."),
 ]
-ArrayName = Annotated[str, typer.Option("--array", help="nvdla-small, nvdla-large or nvdla-ROWSxCOLS.")]
+ArrayName = Annotated[
+    str,
+    typer.Option(
+        "--array", help="nvdla-small, nvdla-large, systolic-ws, systolic-os, simd; or nvdla-32x16, systolic-ws-8x8."
+    ),
+]
 FaultText = Annotated[str, typer.Option("--fault", help="Such as 'weight[0,0] bit 28 stuck-at 0'.")]
-GradWeight = Annotated[str, typer.Option(help="How weight gradients lie on the array: A or B.")]
+GradWeight = Annotated[str | None, typer.Option(help="How weight gradients lie on NVDLA's core: A (default) or B.")]
 Data = Annotated[str, typer.Option(help="cluttered_digits, cifar10 or tiny_shakespeare.")]
 
 
@@ -60,7 +65,7 @@ def train(
     width: Width = None,
     array: ArrayName = "nvdla-small",
     fault: FaultText = _DEFAULT_FAULT,
-    grad_weight: GradWeight = "A",
+    grad_weight: GradWeight = None,
     swizzle: Annotated[
         list[str] | None, typer.Option(help="A swizzle to run with the fault; may be repeated; 'none' for none.")
     ] = None,
@@ -90,7 +95,6 @@ def train(
     from .experiment import Experiment
     from .experiment import train as run_experiment
     from .fault import parse_fault
-    from .hardware import array_named
     from .report import curves_chart, outcome_table, write_chart
     from .tasks import recipe_for
 
@@ -110,7 +114,7 @@ def train(
     )
     experiment = Experiment(
         recipe=recipe,
-        array=array_named(array, grad_weight=grad_weight),
+        array=_array(array, grad_weight=grad_weight),
         fault=parse_fault(fault),
         golden_seeds=golden_seeds,
         swizzles=tuple(name for name in swizzle or ["step"] if name != "none"),
@@ -133,8 +137,8 @@ def lower(
     batch_size: Annotated[int | None, typer.Option(help="Images, or windows of text, a step.")] = None,
     array: ArrayName = "nvdla-small",
     fault: FaultText = _DEFAULT_FAULT,
-    grad_weight: GradWeight = "A",
-    swizzle: Annotated[str, typer.Option(help="none, step, stripe, layer, random or random:SEED.")] = "none",
+    grad_weight: GradWeight = None,
+    swizzle: Annotated[str | None, typer.Option(help="none, step, stripe, layer, random or random:SEED.")] = None,
     step: Annotated[int, typer.Option(min=0, help="The optimizer step, for swizzles that move.")] = 0,
 ) -> None:
     """Show which elements of which operands a fault corrupts, per layer and pass, without running anything."""
@@ -142,7 +146,6 @@ def lower(
 
     from .error import lower as lower_fault
     from .fault import parse_fault
-    from .hardware import array_named
     from .injection import trace
     from .report import lowering_table
     from .tasks import DATA_SETS, MODEL_FORMAT, build_model, recipe_for
@@ -150,7 +153,7 @@ def lower(
     recipe = recipe_for(data, model=model, width=width, batch_size=batch_size)
     network = build_model(recipe.model, **DATA_SETS[data].sizes, width=recipe.width)
     layers = trace(network, DATA_SETS[data].zeros(recipe.batch_size))
-    place = array_named(array, grad_weight=grad_weight, swizzle=swizzle)
+    place = _array(array, grad_weight=grad_weight, swizzle=swizzle)
     parsed = parse_fault(fault)
     parsed.check(place, MODEL_FORMAT)  # says so if a bit is outside
     errors = lower_fault(parsed, place, layers, step=step)
@@ -158,6 +161,55 @@ def lower(
     width = None if sys.stdout.isatty() else 140  # in a file or a pipe, a row is a line
     shown = [layer.as_matmul() for layer in layers] if place.im2col else layers
     Console(width=width).print(lowering_table(shown, errors))
+
+
+@app.command()
+def validate(
+    array: Annotated[str | None, typer.Argument(help="Such as nvdla-small or systolic-os-4x4.")] = None,
+    vectors: Annotated[Path | None, typer.Option(help="A folder of RTL vectors, in place of an array.")] = None,
+    cases: Annotated[int, typer.Option(help="Random layers x faults x passes.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Decides the cases.")] = 0,
+    swizzle: Annotated[str | None, typer.Option(help="Of the array.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Check lowering and injection: against an array's slow reference, or against vectors of RTL simulation.
+
+    Prints how many cases agree in every bit, by site; exit status 0 only if all do, else 1.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from .report import agreement_table
+    from .validation import check_array, check_vectors
+
+    if (array is None) == (vectors is None):
+        raise InvalidInput("name either an array, such as nvdla-small, or --vectors FOLDER")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+        bar = progress.add_task("archives" if array is None else "cases", total=None)
+
+        def report(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
+
+        if vectors is not None:
+            agreements = check_vectors(vectors, report=report)
+        else:
+            assert array is not None
+            place = _array(array, swizzle=swizzle)
+            agreements = check_array(place, cases=cases, seed=seed, report=report)
+    Console(width=None if sys.stdout.isatty() else 140).print(agreement_table(agreements))
+    failed = [agreement for agreement in agreements if not agreement.is_full]
+    for agreement in failed:
+        print(f"{agreement.source}, {agreement.kind}: {agreement.example}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _array(name: str, **options: Any) -> Any:
+    """Build an array by name with the options that were given."""
+    from .hardware import array_named
+
+    return array_named(name, **{option: value for option, value in options.items() if value is not None})
 
 
 def main() -> None:

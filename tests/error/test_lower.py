@@ -93,6 +93,7 @@ def expected(
     *,
     row: int,
     cols: range,
+    passes_on: bool = True,
     step: int,
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Say the same by the rules, and which pairs of a result and an operand's channel meet in a product at all.
@@ -123,6 +124,8 @@ def expected(
     onward = of_result[mapping.cell] % array.cols >= cols.start  # passed on to the right
     if isinstance(array, OutputStationary):
         in_row = of_result[mapping.image] % array.rows
+        if not passes_on:
+            return there & (in_row == row) & meet, meet
         return (there & (in_row >= row) if is_held else onward & (in_row == row)) & meet, meet
     image, position = (of_result[mapping.image], of_result["pixel"]) if layer.size else (0, of_result[mapping.image])
     stripes = array.stripes(position.size)
@@ -188,7 +191,9 @@ def test_every_index_is_reached_as_the_rules_say_and_once(word: str, case: Case)
         errors = of_operands(lower(fault, array, layer, step=step, passes=[pass_]))
         seen = layer.as_matmul() if array.im2col else layer
         found = reached(errors, seen, pass_, operand)
-        rule, meet = expected(seen, array, pass_, operand, row=row, cols=exposure.cols, step=step)
+        rule, meet = expected(
+            seen, array, pass_, operand, row=row, cols=exposure.cols, passes_on=exposure.passes_on, step=step
+        )
         np.testing.assert_array_equal(found * meet, rule)
         effect = fault.site.acts(fault.effect)
         assert all((error.effect, error.timing) == (effect, fault.timing) for error in errors)
@@ -477,6 +482,7 @@ WEIGHT_STATIONARY = {
 OUTPUT_STATIONARY = {
     "weight[1,2]": "weight[oc 2:11:4, ic 0:12] bit 3 flip, seen by [n 1:10:4 width 3, oc 0:11]",
     "weight[0,2]": "weight[oc 2:11:4, ic 0:12] bit 3 flip",
+    "valid[1,2]": "weight[oc 2:11:4, ic 0:12] set-to 0.0, seen by [n 1:10:4, oc 0:11]",
     "activation[1,2]": f"input[n 1:10:4, ic 0:12] bit 3 flip, {WIDE}",
     "accumulator-pe[1,2]": "accumulator of [n 1:10:4, oc 2:11:4] bit 3 flip",
     "product[1,2]": "product of lanes 0..0 of [n 1:10:4, oc 2:11:4] bit 3 flip",
@@ -491,7 +497,8 @@ OUTPUT_STATIONARY = {
     ],
 )
 def test_systolic_arrays(array: Array, site: str, line: str) -> None:
-    (error,) = lower(parse_fault(f"{site} bit 3 flip"), array, FC, passes=["forward"])
+    bit = 0 if site.startswith("valid") else 3
+    (error,) = lower(parse_fault(f"{site} bit {bit} flip"), array, FC, passes=["forward"])
     assert str(error) == f"fc forward: {line}, permanent"
 
 

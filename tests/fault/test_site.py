@@ -57,8 +57,8 @@ def build(word: str, **place: Any) -> Site:
     return spelling.build(**{name: place.get(name, PLACE[name]) for name in spelling.indices})
 
 
-def operand(which: str, cols: range, *, gated: bool = True, of_one_load: bool = False) -> Exposure:
-    return Exposure(operand=which, row=5, cols=cols, behind_zero_detector=gated, of_one_load=of_one_load)  # type: ignore[arg-type]
+def operand(which: str, cols: range, *, gated: bool = True, **more: bool) -> Exposure:
+    return Exposure(operand=which, row=5, cols=cols, behind_zero_detector=gated, **more)  # type: ignore[arg-type]
 
 
 def stored(store: str, state: str = "") -> MemoryExposure:
@@ -76,7 +76,7 @@ GOLDEN: dict[str, AnyExposure] = {
     "activation": operand("streaming", range(3, 4)),
     "activation-half": operand("streaming", range(2, 4)),
     "activation-all": operand("streaming", range(4)),
-    "valid": operand("stationary", range(3, 4)),
+    "valid": operand("stationary", range(3, 4), passes_on=False),
     "product": SumExposure(stage="product", row=5, col=3),
     "adder": SumExposure(stage="node", row=5, col=3, level=2),
     "cell": SumExposure(stage="partial_sum", col=3),
@@ -176,6 +176,7 @@ NVDLA, WS, OS = nvdla_small(), systolic(rows=8, cols=8), systolic(rows=8, cols=8
         ("accumulator-entry[1,0]", OS, "an output-stationary array has no accumulator of a column with addresses; use"),
         ("cell[0]", simd(lanes=8), "a vector lane has no partial sum; use product[0,lane]"),
         ("accumulator-entry[1,0]", simd(lanes=8), "a vector lane has no addresses; use product[0,lane]"),
+        ("weight-bus[0]", OS, "site weight-bus[0]: OutputStationary passes words on from cell to cell; use weight[row,col]"),
         ("weight-bus-half[0,0]", WS, "reach='half' is a place of NVDLA's core, not of WeightStationary; use another"),
         ("activation-half[0,0]", OS, "reach='half' is a place of NVDLA's core, not of OutputStationary; use another"),
     ],

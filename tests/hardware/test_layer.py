@@ -108,8 +108,9 @@ def test_im2col_makes_a_matrix_product_of_a_convolution(layer: Layer) -> None:
     assert product.as_matmul() == product
     assert (product.name, product.index) == (layer.name, layer.index)
     # The groups' products together hold every weight and every output once.
-    assert layer.groups * product.elements("weight") == layer.elements("weight")
-    assert layer.groups * product.elements("grad_output") == layer.elements("grad_output")
+    assert product.batch == layer.groups
+    assert product.elements("weight") == layer.elements("weight")
+    assert product.elements("grad_output") == layer.elements("grad_output")
     columns = F.unfold(torch.zeros(1, 1, 5, 5), 3)  # torch's im2col: (1, taps, positions)
     plain = Layer(name="c", n=1, ic=1, oc=1, size=(5, 5), kernel=(3, 3)).as_matmul()
     assert (plain.ic, plain.n) == tuple(columns.shape[1:])

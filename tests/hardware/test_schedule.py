@@ -51,9 +51,11 @@ def walked(array: Array, layer: Layer, pass_: Pass) -> Counter[Triple]:
                     tap=moment.tap,
                     pixel=position if layer.size else 0,
                 )
-                elements = met["weight"], met["input"], met["grad_output"]
-                if None not in elements:
-                    found[elements] += 1  # type: ignore[index]
+                batch = (moment.batch,) if layer.batch > 1 else ()
+                elements = [met["weight"], met["input"], met["grad_output"]]
+                whole = tuple((*batch, *element) for element in elements if element is not None)
+                if len(whole) == len(elements):
+                    found[whole] += 1
     return found
 
 
@@ -70,9 +72,11 @@ def test_cycles_and_moments_are_one_to_one(layer: Layer, array: Array, pass_: Pa
     moments = [schedule.at(cycle) for cycle in range(min(schedule.cycles, 600))]
     assert [schedule.cycle(moment) for moment in moments] == list(range(len(moments)))
     assert len(set(moments)) == len(moments)
+    seen = layer.as_matmul() if array.im2col else layer
     last = schedule.at(schedule.cycles - 1)
     end = schedule.stripes[-1]
     assert last == Moment(
+        batch=seen.batch - 1,
         group=schedule.groups - 1,
         image=schedule.images - 1,
         stripe=len(schedule.stripes) - 1,
@@ -92,7 +96,7 @@ def test_a_pass_takes_as_many_cycles_as_its_loops(layer: Layer, array: Array, pa
     # Each result takes its atomic operations; every cell computes one result at a time, a PE one of its tile.
     seen = layer.as_matmul() if array.im2col else layer
     mapping, sizes = array.mapping(pass_), {"n": seen.n, "ic": seen.ic, "oc": seen.oc}
-    result = seen.result(pass_)
+    result, batch = seen.result(pass_), seen.batch
     taps = {"weight": seen.kernel, "grad_output": seen.out_size, "input": seen.size}[mapping.stationary]
     operations = -(-sizes[mapping.lane] // array.depth)
     for tap in taps:
@@ -100,7 +104,7 @@ def test_a_pass_takes_as_many_cycles_as_its_loops(layer: Layer, array: Array, pa
     positions = result.get("pixel", 1) * sizes[mapping.image]
     if isinstance(array, OutputStationary):
         positions = -(-positions // array.rows)
-    assert array.schedule(layer, pass_).cycles == operations * positions * -(-sizes[mapping.cell] // array.cols)
+    assert array.schedule(layer, pass_).cycles == batch * operations * positions * -(-sizes[mapping.cell] // array.cols)
 
 
 def test_loops_run_as_in_the_hardware() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from miscompute import inject, nvdla, parse_fault
-from miscompute.fault import Fault, Flip, StuckAt
+from miscompute.fault import BitOperation, Exposure, Fault, Flip, StuckAt
 from miscompute.fault._effect import Masks
 from miscompute.formats import Format
 from miscompute.hardware import PASSES, Layer, Nvdla, Operand, Pass
@@ -149,6 +149,8 @@ def test_operands_are_read_as_the_array_reads_them(draw: st.DataObject) -> None:
     assert format is not None
     fault, step = draw.draw(faults(array)), draw.draw(st.integers(0, 9))
     exposure = fault.site.exposure(rows=array.rows, cols=array.cols)
+    assert isinstance(exposure, Exposure)
+    assert isinstance(fault.effect, BitOperation)
     # Where all results see the same, operands are whole when they are read.
     assume(not array.swizzle.per_stripe)
     assume(exposure.operand == "stationary" or len(exposure.cols) == array.cols)

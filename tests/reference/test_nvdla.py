@@ -292,8 +292,8 @@ def test_a_condition_on_the_word() -> None:
     [
         ("weight[0,0] random-word seed 1", "does not follow from the word alone"),
         (f"weight-shadow[0,0] bit 0 flip {IN_CYCLE} 0", "a shadow register waits for its stripe"),
-        ("adder[0,0,2] bit 0 flip", "is no place of the Nvdla array"),
-        ("accumulator-pe[1,0] bit 0 flip", "is no place of the Nvdla array"),
+        ("adder[0,0,2] bit 0 flip", "level=2 is outside the adder tree"),
+        ("accumulator-pe[1,0] bit 0 flip", "row=1 of an accumulator"),
     ],
 )
 def test_what_no_rule_says_is_refused(fault: str, message: str) -> None:

@@ -24,9 +24,7 @@ def unit(fault: str | None, a: list[list[float]], b: list[list[float]], *, forma
         (None, [[3, 3, 3], [7, 7, 7]]),
         ("weight[0,1] bit 3 flip", [[3, 9 + 18, 3], [7, 27 + 36, 7]]),
         ("weight-bus[0] bit 3 flip", [[27, 27, 27], [63, 63, 63]]),
-        ("weight-bus-half[0,1] bit 3 flip", [[3, 27, 3], [7, 63, 7]]),
         ("activation[0,0] bit 3 flip", [[9 + 10, 3, 19], [11 + 12, 7, 23]]),  # as one lane reads it
-        ("activation-half[0,1] bit 3 flip", [[3, 19, 3], [7, 23, 7]]),
         ("activation-all[0] bit 3 flip", [[19, 19, 19], [23, 23, 23]]),
         ("valid[0,1] bit 0 stuck-at 0", [[3, 0, 3], [7, 0, 7]]),
         ("product[0,0] bit 4 flip", [[35, 3, 35], [39, 7, 39]]),
@@ -68,6 +66,8 @@ def test_32_bits_wrap() -> None:
 @pytest.mark.parametrize(
     "fault",
     [
+        "activation-half[0,1] bit 0 flip",
+        "weight-bus-half[0,1] bit 0 flip",
         "cell[0] bit 0 flip",
         "adder[0,0] bit 0 flip",
         "accumulator-entry[0,0] bit 0 flip",
@@ -76,5 +76,5 @@ def test_32_bits_wrap() -> None:
     ],
 )
 def test_places_that_are_not_there_are_refused(fault: str) -> None:
-    with pytest.raises(InvalidInput, match="is no place of the Simd array"):
+    with pytest.raises(InvalidInput):  # mostly by the fault's own check, whose messages are tested there
         unit(fault, A, ONES)

@@ -46,7 +46,6 @@ ONES = [[1.0] * 3] * 3  # n = 3 takes two tiles of two columns
         ("weight-shadow[0,1] bit 3 flip", [[6, 38, 6], [2, 10, 2]]),
         ("weight[1,0] bit 3 flip", [[1 + 18 + 3, 6, 22], [9 + 1, 2, 10]]),
         ("weight-bus[0] bit 3 flip", [[38, 38, 38], [10, 10, 10]]),
-        ("weight-bus-half[0,1] bit 3 flip", [[6, 38, 6], [2, 10, 2]]),
         # Words of k = 0 and 2 are wrong from the faulty register on to the right.
         ("activation[0,1] bit 3 flip", [[6, 9 + 2 + 11, 6], [2, 8 + 1 + 9, 2]]),
         ("activation[0,0] bit 3 flip", [[22, 22, 22], [18, 18, 18]]),
@@ -121,7 +120,6 @@ OS_A = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]  # m = 3 takes two tiles of two rows
         ("product[1,1] bit 4 flip", [[3, 3, 3], [7, 39, 7], [11, 11, 11]]),
         ("accumulator-pe[1,1] bit 3 stuck-at 1", [[3, 3, 3], [7, 11 + 4, 7], [11, 11, 11]]),
         ("accumulator[1] bit 3 stuck-at 1", [[3, 9 + 2, 3], [7, 7, 7], [11, 13 + 6, 11]]),
-        ("output[0] bit 4 flip", [[19, 3, 19], [23, 7, 23], [27, 11, 27]]),
     ],
 )
 def test_output_stationary(fault: str | None, expected: list[list[int]]) -> None:
@@ -167,7 +165,7 @@ def test_words_are_recorded_as_read() -> None:
 def test_sums_are_formed_down_the_chain_in_fp32() -> None:
     a = [[1e8, 1.0, -1e8, 1.0]]  # neighbours of 1e8 are 8 apart
     b = [[1.0]] * 4
-    nothing = "output[0] bit 31 stuck-at 0"  # on a positive result
+    nothing = "accumulator[0] bit 31 stuck-at 0"  # on sums that are not negative
     assert ws(nothing, a, b, rows=4, format="fp32").result.tolist() == [[1.0]]  # ((1e8 + 1) - 1e8) + 1
     assert ws(nothing, a, b, rows=2, format="fp32").result.tolist() == [[0.0]]  # (1e8 + 1) + (-1e8 + 1)
     assert os(nothing, a, b, format="fp32").result.tolist() == [[1.0]]
@@ -184,6 +182,7 @@ def test_32_bits_wrap() -> None:
     ("dataflow", "fault"),
     [
         ("ws", "activation-half[0,1] bit 0 flip"),
+        ("ws", "weight-bus-half[0,1] bit 0 flip"),
         ("ws", "accumulator-pe[1,0] bit 0 flip"),
         ("ws", "adder[0,0,2] bit 0 flip"),
         ("ws", "input-elements[0,1] bit 0 flip"),
@@ -193,11 +192,11 @@ def test_32_bits_wrap() -> None:
         ("os", "cell[0] bit 0 flip"),
         ("os", "adder[0,0] bit 0 flip"),
         ("os", "accumulator-entry[0,0] bit 0 flip"),
-        ("os", f"output[0] bit 0 flip {IN_CYCLE} 0"),
+        ("os", "output[0] bit 0 flip"),
     ],
 )
 def test_places_that_are_not_there_are_refused(dataflow: str, fault: str) -> None:
-    with pytest.raises(InvalidInput, match=r"is no place of the \w+ array|results leave in cycles not counted"):
+    with pytest.raises(InvalidInput):  # mostly by the fault's own check, whose messages are tested there
         (ws if dataflow == "ws" else os)(fault, OS_A, ONES[:2])
 
 

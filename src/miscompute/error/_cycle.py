@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from .._invalid import InvalidInput
-from ..fault import Exposure, Fault, SumExposure, Transient
+from ..fault import Exposure, Fault, SumExposure, Transient, WeightRegister
 from ..hardware import Array, Layer, Mapping, Moment, Pass, product_at
 from ._error import Error, SumError
 from ._region import Range, Region
@@ -70,7 +70,15 @@ def lower_cycle(
         return
 
     check_zeros(fault, exposure, array, layer, mapping)
+    if isinstance(fault.site, WeightRegister) and fault.site.stage == "shadow":
+        raise InvalidInput(
+            f"site {fault.site} in one cycle: which words wait in it then is not known; use weight[row,col]"
+        )
     cols = exposure.cols
+    if exposure.of_one_load and not array.loads_in_order:
+        raise InvalidInput(
+            f"site {fault.site} in one cycle: when the array loads which word is not known; leave cycle out"
+        )
     if exposure.of_one_load and array.im2col:
         raise InvalidInput(
             f"site {fault.site} in one cycle: which load that is, is known for NVDLA only; take the register it feeds, "
@@ -80,7 +88,8 @@ def lower_cycle(
         if offset not in cols:
             return
         cols = range(offset, offset + 1)
-    pixels, cells = array.touched(exposure.operand, moment, stripe, row=exposure.row, cols=cols)
+    word = exposure.operand if exposure.passes_on else "result"
+    pixels, cells = array.touched(word, moment, stripe, row=exposure.row, cols=cols)
     if exposure.operand == "stationary" and exposure.of_one_load:
         pixels = stripe
     elif exposure.operand == "stationary" and timing.until == "reload":

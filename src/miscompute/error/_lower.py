@@ -166,7 +166,14 @@ def _lower_operand(
     row = min(exposure.row, array.depth - 1)
     for residue, seen in _dealings(array, layer, pass_, step, lambda lanes: lanes.index(row)):
         lane = Every(residue, array.depth)
-        elements, readers = array.reach(mapping, exposure.operand, lane=lane, row=exposure.row, cols=exposure.cols)
+        elements, readers = array.reach(
+            mapping,
+            exposure.operand,
+            lane=lane,
+            row=exposure.row,
+            cols=exposure.cols,
+            passes_on=exposure.passes_on,
+        )
         results: list[Region | None] = [None]
         if seen is not None or readers:
             results = list(_results(layer, pass_, readers, seen))

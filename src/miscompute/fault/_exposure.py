@@ -13,7 +13,7 @@ class Exposure:
     A word of the ``stationary`` operand belongs to lane ``row`` and cells ``cols``; a word of the ``streaming`` operand
     belongs to lane ``row`` and is read by cells ``cols`` only. ``behind_zero_detector`` words have already been found
     zero or not: where the array gates zeros, a zero cannot be corrupted there. ``of_one_load`` words cross the place
-    once, on their way to be held in one cell.
+    once, on their way to be held in one cell. Words that a cell ``passes_on`` are wrong in the cells behind it too.
     """
 
     operand: Literal["stationary", "streaming"]
@@ -21,6 +21,7 @@ class Exposure:
     cols: range
     behind_zero_detector: bool
     of_one_load: bool = False
+    passes_on: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ class Fault:
                 bits are not checked.
         """
         exposure = self.site.exposure(rows=array.rows, cols=array.cols)
+        self.site.check_array(array)
         # Memory holds the model's own words, whatever the array rounds operands to.
         known = format if isinstance(exposure, MemoryExposure) else array.format or format
         if known is not None:

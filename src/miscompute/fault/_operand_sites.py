@@ -18,6 +18,11 @@ def _half(col: int, cols: int) -> range:
     return range(first, first + cols // 2)
 
 
+def _check_halves(reach: str, array: Array) -> None:
+    if reach == "half" and not array.has_halves:
+        raise InvalidInput(f"reach='half' is a place of NVDLA's core, not of {type(array).__name__}; use another")
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class WeightRegister(Site):
@@ -80,6 +85,11 @@ class ActivationRegister(Site):
                 read_by = range(cols)
         return Exposure(operand="streaming", row=self.row, cols=read_by, behind_zero_detector=True)
 
+    def check_array(self, array: Array) -> None:
+        """Raise `InvalidInput` unless the array has such a place."""
+        super().check_array(array)
+        _check_halves(self.reach, array)
+
     def __str__(self) -> str:
         if self.reach == "all":
             return f"activation-all[{self.row}]"
@@ -122,6 +132,15 @@ class WeightBus(Site):
             of_one_load=True,
         )
 
+    def check_array(self, array: Array) -> None:
+        """Raise `InvalidInput` unless the array has such a place."""
+        super().check_array(array)
+        if not array.has_bus:
+            raise InvalidInput(
+                f"site {self}: {type(array).__name__} passes words on from cell to cell; use weight[row,col]"
+            )
+        _check_halves(self.reach, array)
+
     def __str__(self) -> str:
         if self.reach == "half":
             return f"weight-bus-half[{self.row},{self.col}]"
@@ -146,7 +165,11 @@ class OperandValid(Site):
         """Expose one cell's words on one lane."""
         check_place(row=self.row, rows=rows, col=self.col, cols=cols)
         return Exposure(
-            operand="stationary", row=self.row, cols=range(self.col, self.col + 1), behind_zero_detector=True
+            operand="stationary",
+            row=self.row,
+            cols=range(self.col, self.col + 1),
+            behind_zero_detector=True,
+            passes_on=False,
         )
 
     def acts(self, effect: Effect) -> Effect | None:

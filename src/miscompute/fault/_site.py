@@ -24,6 +24,12 @@ class Site(ABC):
         """Say what an effect on the place does to the word it feeds; None: nothing."""
         return effect
 
+    def check_array(self, array: Array) -> None:
+        """Raise `InvalidInput` unless the array has such a place."""
+        exposure = self.exposure(rows=array.rows, cols=array.cols)
+        if isinstance(exposure, SumExposure):
+            array.check_stage(exposure.stage, row=exposure.row, level=exposure.level, address=exposure.address)
+
     def check(self, effect: Effect, array: Array, format: Format) -> None:
         """Raise `InvalidInput` unless the site is on the array and the effect fits its words.
 
@@ -33,7 +39,9 @@ class Site(ABC):
             format: the number format of its operands.
         """
         exposure = self.exposure(rows=array.rows, cols=array.cols)
-        effect.check(array.word(exposure.stage, format) if isinstance(exposure, SumExposure) else format)
+        if isinstance(exposure, SumExposure):
+            format = array.word(exposure.stage, format)
+        effect.check(format)
 
     @abstractmethod
     def __str__(self) -> str: ...

@@ -64,6 +64,10 @@ class Array(ABC):
     """
 
     im2col: ClassVar[bool] = False  # whether a convolution is computed as the matrix product `Layer.as_matmul`
+    saturates: ClassVar[bool] = False  # whether integer sums stay at the largest number they hold; else they wrap
+    has_bus: ClassVar[bool] = True  # whether stationary words come to all cells over one bus a lane
+    has_halves: ClassVar[bool] = False  # whether operands come to the cells over two branches, one for each half
+    loads_in_order: ClassVar[bool] = False  # whether the words of an operation are loaded cell by cell, one a cycle
     adds_in_a_chain: ClassVar[bool] = False  # row after row; else in a binary tree of neighbours
 
     rows: int
@@ -117,6 +121,22 @@ class Array(ABC):
             InvalidInput: if there is no such node.
         """
 
+    def check_stage(self, stage: Stage, *, row: int = 0, level: int = 0, address: int | None = None) -> None:
+        """Raise `InvalidInput` unless a word of a stage is at a place of the array.
+
+        Args:
+            stage: which word.
+            row: of the multiplier, of the adder node, of the accumulator where each row has one.
+            level: of the adder node.
+            address: of the accumulator's entry; None: all.
+        """
+        if stage == "node":
+            self.node(row, level)
+        if stage == "accumulator" and row:
+            raise InvalidInput(
+                f"row={row} of an accumulator: this array has one accumulator a column; use accumulator[col]"
+            )
+
     @abstractmethod
     def word(self, stage: Stage, format: Format) -> Format:
         """Give the word of a stage when the operands are words of a format.
@@ -126,7 +146,14 @@ class Array(ABC):
         """
 
     def reach(
-        self, mapping: Mapping, operand: Literal["stationary", "streaming"], *, lane: Every, row: int, cols: range
+        self,
+        mapping: Mapping,
+        operand: Literal["stationary", "streaming"],
+        *,
+        lane: Every,
+        row: int,
+        cols: range,
+        passes_on: bool = True,
     ) -> tuple[Conditions, Conditions]:
         """Say which elements of an operand pass a place, and which results are computed from them there.
 
@@ -136,6 +163,7 @@ class Array(ABC):
             lane: the channels on the lane of the place.
             row: the place's row.
             cols: the cells that the word is held in, or that read it.
+            passes_on: whether the word goes on from there, where the array passes words on.
         """
         lanes, cells = {mapping.lane: lane}, self.cells(mapping, row, cols)
         return (lanes | cells, {}) if operand == "stationary" else (lanes, cells)

@@ -147,8 +147,8 @@ class Layer:
         """Give the matrix product that im2col makes of a convolution; a linear layer is one already.
 
         Every position of the output is a row of ``ic * taps`` input words, ordered by input channel and then kernel
-        position: (n * pixels, ic / groups * taps) by (ic / groups * taps, oc / groups). A grouped convolution makes one
-        product a group, all of this shape.
+        position: (n * pixels, ic / groups * taps) by (ic / groups * taps, oc / groups). A grouped convolution makes a
+        batch of them, one a group.
 
         >>> conv = Layer(name="c", n=4, ic=3, oc=8, size=(9, 9), kernel=(3, 3))
         >>> conv.as_matmul()  # doctest: +ELLIPSIS
@@ -166,4 +166,5 @@ class Layer:
             ic=self.ic // self.groups * math.prod(self.kernel),
             oc=self.oc // self.groups,
             index=self.index,
+            batch=self.groups,
         )

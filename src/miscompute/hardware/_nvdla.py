@@ -1,7 +1,7 @@
 """The direct-convolution core of NVDLA."""
 
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 from .._invalid import InvalidInput
 from ..formats import FORMATS, Format, format_named, integer
@@ -24,6 +24,10 @@ class Nvdla(Array):
     >>> nvdla(rows=8, cols=8).mapping("grad_weight")
     Mapping(stationary='grad_output', streaming='input', lane='n', cell='oc', image='ic')
     """
+
+    saturates: ClassVar[bool] = True
+    has_halves: ClassVar[bool] = True
+    loads_in_order: ClassVar[bool] = True
 
     grad_weight: Literal["A", "B"] = "A"
 

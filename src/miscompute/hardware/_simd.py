@@ -50,6 +50,15 @@ class Simd(Array):
         """Refuse: a lane has no adder but its accumulator."""
         raise InvalidInput("a vector lane has no adder but its accumulator; use accumulator[lane]")
 
+    def check_stage(self, stage: Stage, *, row: int = 0, level: int = 0, address: int | None = None) -> None:
+        """Raise `InvalidInput` unless a lane has the word: its product, its running sum and its result."""
+        super().check_stage(stage, row=row, level=level)
+        if stage == "partial_sum" or address is not None:
+            raise InvalidInput(
+                f"a vector lane has no {'addresses' if stage == 'accumulator' else 'partial sum'}; use "
+                "product[0,lane], accumulator[lane] or output[lane]"
+            )
+
     def word(self, stage: Stage, format: Format) -> Format:
         """Give the word of a stage (`wide_word`)."""
         return wide_word(stage, format)

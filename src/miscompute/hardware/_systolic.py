@@ -72,10 +72,17 @@ class WeightStationary(Array):
         return wide_word(stage, format)
 
     def reach(
-        self, mapping: Mapping, operand: Literal["stationary", "streaming"], *, lane: Every, row: int, cols: range
+        self,
+        mapping: Mapping,
+        operand: Literal["stationary", "streaming"],
+        *,
+        lane: Every,
+        row: int,
+        cols: range,
+        passes_on: bool = True,
     ) -> tuple[Conditions, Conditions]:
         """Say as `Array.reach`, a streaming word being passed on to all cells to the right."""
-        onward = range(cols.start, self.cols) if operand == "streaming" else cols
+        onward = range(cols.start, self.cols) if operand == "streaming" and passes_on else cols
         return super().reach(mapping, operand, lane=lane, row=row, cols=onward)
 
     def touched(
@@ -104,6 +111,7 @@ class OutputStationary(Array):
     """
 
     im2col: ClassVar[bool] = True
+    has_bus: ClassVar[bool] = False
     adds_in_a_chain: ClassVar[bool] = True
 
     zero_gate: bool = False
@@ -136,6 +144,16 @@ class OutputStationary(Array):
         """Refuse: the only adder of a PE is its accumulator."""
         raise InvalidInput("an output-stationary PE has no adder but its accumulator; use accumulator-pe[row,col]")
 
+    def check_stage(self, stage: Stage, *, row: int = 0, level: int = 0, address: int | None = None) -> None:
+        """Raise `InvalidInput` unless a PE has the word: its product and its running sum."""
+        if stage == "node":
+            self.node(row, level)
+        if stage in ("partial_sum", "output") or address is not None:
+            raise InvalidInput(
+                f"an output-stationary array has no {stage.replace('_', ' ')} of a column"
+                f"{'' if address is None else ' with addresses'}; use product[row,col] or accumulator-pe[row,col]"
+            )
+
     def word(self, stage: Stage, format: Format) -> Format:
         """Give the word of a stage (`wide_word`)."""
         return wide_word(stage, format)
@@ -145,10 +163,18 @@ class OutputStationary(Array):
         return (0,)
 
     def reach(
-        self, mapping: Mapping, operand: Literal["stationary", "streaming"], *, lane: Every, row: int, cols: range
+        self,
+        mapping: Mapping,
+        operand: Literal["stationary", "streaming"],
+        *,
+        lane: Every,
+        row: int,
+        cols: range,
+        passes_on: bool = True,
     ) -> tuple[Conditions, Conditions]:
         """Say as `Array.reach`: a word is passed on down its column, or to the right along its row."""
-        below, right = range(row, self.rows), range(cols.start, self.cols)
+        below = range(row, self.rows if passes_on else row + 1)
+        right = range(cols.start, self.cols if passes_on else cols.stop)
         rows = {} if len(below) == self.rows else {mapping.image: Every(row, self.rows, len(below))}
         onward = {} if len(right) == self.cols else {mapping.cell: Every(right.start, self.cols, len(right))}
         own_row, own_cols = (

@@ -100,7 +100,7 @@ class Convolution(Geometry):
         )
 
     def columns(self, x: Tensor, kernel: tuple[int, ...]) -> Tensor:
-        """Write each output position's input words in a row, im2col: (n * pixels, groups, ic / groups * taps).
+        """Write each output position's input words in a row, im2col: (groups, n * pixels, ic / groups * taps).
 
         Its gradient is col2im, which PyTorch derives.
         """
@@ -114,7 +114,8 @@ class Convolution(Geometry):
             )
         rank = len(kernel)
         x = x.movedim(1, rank + 1)  # (n, *out, ic, *kernel)
-        return x.reshape(-1, self.groups, x.shape[rank + 1] // self.groups * math.prod(kernel))
+        words = x.shape[rank + 1] // self.groups * math.prod(kernel)
+        return x.reshape(-1, self.groups, words).transpose(0, 1)
 
 
 convolution = lru_cache(Convolution)

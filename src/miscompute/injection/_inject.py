@@ -24,7 +24,7 @@ from .._invalid import InvalidInput
 from ..error import StoredError, lower, with_passes_swapped
 from ..fault import PERMANENT, Fault
 from ..hardware import PASSES, Array, Layer
-from ._geometry import LINEAR, Call, Convolution, TransposedConvolution
+from ._geometry import LINEAR, PRODUCTS, Call, Convolution, TransposedConvolution
 from ._log import Log
 from ._memory import Memory
 from ._operators import COMPOSITES, OPERATORS, UNLOWERED, Operator
@@ -175,6 +175,8 @@ class _Interception(TorchFunctionMode):
         for position, keyword in reversed(operator.operands):
             operand = args[position] if len(args) > position else kwargs.get(keyword)
             name = self._names.get(id(operand))
+            if name is None and isinstance(operand, Tensor) and operand._base is not None:  # a view, transposed say
+                name = self._names.get(id(operand._base))
             if name is not None:
                 return name
         if not self._depth and not in_backward():
@@ -408,22 +410,23 @@ class Injection:
         return self._compute_layer(call, name)
 
     def _compute_by_columns(self, call: Call, name: str) -> Tensor | None:
-        """Compute a convolution as the product of matrices that im2col makes of it, one a group."""
+        """Compute a convolution as the product of matrices that im2col makes of it, or as a batch, one a group."""
         x, weight, bias, geometry, _ = call
         assert isinstance(geometry, Convolution)
         kernel = tuple(weight.shape[2:])
         out = geometry.layer(name, 0, x, weight).out_size
-        columns = geometry.columns(x, kernel)
-        rows = weight.flatten(1).tensor_split(geometry.groups)
-        biases = [None] * geometry.groups if bias is None else bias.tensor_split(geometry.groups)
-        parts = []
-        for group, (own, own_bias) in enumerate(zip(rows, biases, strict=True)):
-            y = self._compute_layer(Call(columns[:, group], own, own_bias, LINEAR, None), name)
-            if y is None:
-                return None
-            parts.append(y)
-        y = torch.cat(parts, dim=1).view(len(x), *out, -1)
-        return y.movedim(-1, 1)
+        columns, rows = geometry.columns(x, kernel), weight.flatten(1)
+        if geometry.groups == 1:
+            y = self._compute_layer(Call(columns[0], rows, bias, LINEAR, None), name)
+        else:
+            rows = rows.view(geometry.groups, -1, rows.shape[1])
+            y = self._compute_layer(Call(columns, rows, None, PRODUCTS, None), name)
+        if y is None:
+            return None
+        if geometry.groups > 1:
+            y = y.transpose(0, 1).flatten(1)  # (group, row, oc / groups) -> (row, oc)
+            y = y if bias is None else y + bias
+        return y.view(len(x), *out, -1).movedim(-1, 1)
 
     def _compute_layer(self, call: Call, name: str) -> Tensor | None:
         x, weight, bias, geometry, _ = call

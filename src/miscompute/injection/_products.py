@@ -49,8 +49,8 @@ def read_added(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alph
     assert shaped is not None
 
     def restore(y: Tensor) -> Tensor:
-        product = alpha * shaped(y)
-        return product + beta * input if beta else product
+        product: Tensor = alpha * shaped(y)
+        return torch.add(product, beta * input) if beta else product
 
     return call._replace(restore=restore)
 

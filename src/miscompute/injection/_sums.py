@@ -241,29 +241,33 @@ class _Summing:
 
     def _accumulate(self, partial: Tensor) -> Tensor:
         """Sum partial sums up, (image, cell, operation, pixel) -> (image, cell, pixel)."""
-        last = partial.shape[2] - 1
+        operations = partial.shape[2]
         is_hit = self.error.stage == "accumulator"
-        limits = None
-        if not self.format.is_float:
-            width = self.array.word("accumulator", self.format).bits
-            limits = -(1 << (width - 1)), (1 << (width - 1)) - 1
+        if not is_hit and not self.format.is_float:
             reach = self.array.word("partial_sum", self.format).bits - 1
-            if not is_hit and (last + 1) << reach <= limits[1]:  # cannot saturate
-                return self._finish(partial.sum(dim=2))
+            if not self.array.saturates or operations << reach < 1 << (self._bits("accumulator") - 1):
+                return self._finish(self._kept(partial.sum(dim=2), "accumulator"))  # in whatever order
         total = torch.zeros_like(partial[:, :, 0])
-        for operation in range(last + 1):
-            total = total + partial[:, :, operation]
-            if limits is not None:
-                total = total.clamp_(*limits)
-            if is_hit and operation < last and self._hits(operation):
+        for operation in range(operations):
+            total = self._kept(total + partial[:, :, operation], "accumulator")
+            if is_hit and operation < operations - 1 and self._hits(operation):
                 total = self._counted(total, self._faulty(total, "accumulator"))
         return self._finish(total)
 
     def _finish(self, total: Tensor) -> Tensor:
-        if not self.format.is_float:
-            bits = self.array.word("output", self.format).bits
-            total = total.clamp(-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+        total = self._kept(total, "output")
         return self._counted(total, self._faulty(total, "output")) if self.error.stage == "output" else total
+
+    def _bits(self, stage: Stage) -> int:
+        return self.array.word(stage, self.format).bits
+
+    def _kept(self, sums: Tensor, stage: Stage) -> Tensor:
+        """Give what a register keeps of sums: integers saturate or wrap at its width."""
+        if self.format.is_float:
+            return sums
+        bits = self._bits(stage)
+        half = 1 << (bits - 1)
+        return sums.clamp(-half, half - 1) if self.array.saturates else _wrapped(sums, bits)
 
     def _hits(self, operation: int) -> bool:
         return self.error.operations is None or operation in set(self.error.operations)

@@ -43,14 +43,7 @@ class _Registers(NamedTuple):
 
 def _faulty_registers(array: Array, broken: Broken | None) -> _Registers | None:
     """Mark the multipliers that read a wrong word from the fault's site; None if there are none."""
-    match broken:
-        case None:
-            return None
-        case Broken(site=AdderNode(level=level)) if not 1 <= level <= (array.rows - 1).bit_length():
-            raise not_a_place(broken, array)
-        case Broken(site=Accumulator(row=row)) if row:
-            raise not_a_place(broken, array)
-    if isinstance(broken.site, ON_THE_WAY):
+    if broken is None or isinstance(broken.site, ON_THE_WAY):
         return None
     faulty = np.zeros((array.cols, array.rows), dtype=np.bool_)
     half = array.cols // 2

@@ -20,7 +20,6 @@ from ._words import ON_THE_WAY, Broken, CoreResult, InMemory, Numbers, Sums, blo
 def _lanes(array: Simd, broken: Broken) -> NDArray[np.bool_]:
     """Mark the lanes that the fault is in, or that read its word."""
     marked = np.zeros(array.cols, dtype=np.bool_)
-    half = array.cols // 2
     match broken.site:
         case (
             WeightRegister(col=col)
@@ -33,8 +32,6 @@ def _lanes(array: Simd, broken: Broken) -> NDArray[np.bool_]:
             marked[col] = True
         case WeightBus() if broken.when.cycle is not None:
             raise not_a_place(broken, array)
-        case WeightBus(col=col, reach="half") | ActivationRegister(col=col, reach="half"):
-            marked[:half], marked[half:] = col < half, col >= half
         case WeightBus(reach="all") | ActivationRegister(reach="all"):
             marked[:] = True
         case _:

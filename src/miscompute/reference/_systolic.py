@@ -119,7 +119,7 @@ def _prepare(
 
 def _is_place_ws(site: Site) -> bool:
     match site:
-        case WeightRegister() | WeightBus() | OperandValid() | Product() | AdderNode(level=1) | CellOutput():
+        case WeightRegister() | WeightBus(reach="all") | OperandValid() | Product() | AdderNode(level=1) | CellOutput():
             return True
         case Accumulator(row=0) | FinalOutput() | ActivationRegister(reach="cell" | "all"):
             return True
@@ -278,9 +278,7 @@ class _Tile:
         """Fill the stationary registers over a bus that may be faulty; mark what is loaded wrong."""
         wrong = np.zeros(self._element.shape, dtype=np.bool_)
         if isinstance(self._site, WeightBus):
-            cols, half = np.arange(self._array.cols), self._array.cols // 2
-            served = (self._site.reach == "all") | ((cols < half) == (self._site.col < half))
-            wrong[self._site.row] = served
+            wrong[self._site.row] = True
             self._number = np.where(wrong, self._misread, self._number)
             self._mark_reached(wrong)
         return wrong & (self._element > 0)
@@ -327,7 +325,7 @@ def _is_place_os(site: Site) -> bool:
     match site:
         case WeightRegister() | OperandValid() | Product() | Accumulator(address=None):
             return True
-        case FinalOutput() | ActivationRegister(reach="cell" | "all"):
+        case ActivationRegister(reach="cell" | "all"):
             return True
     return False
 
@@ -345,12 +343,11 @@ def output_stationary(
 
     A tile of the result after another, tiles of m within tiles of n, each PE sums up one element. Words of
     ``streaming`` enter at the left, row r at time k + r, and move to the right; words of ``stationary`` enter at the
-    top, column c at time k + c, and move down. They meet in PE (r, c) at time k + r + c. Finished results leave through
-    the bottom of their column. Integers wrap at the width of their stage.
+    top, column c at time k + c, and move down. They meet in PE (r, c) at time k + r + c. How finished results leave is
+    not modelled. Integers wrap at the width of their stage.
 
     A cycle of a `Transient` is one k in one tile: it finds each PE when the words of that k are there. An operand
-    register holds a word for one cycle, so ``until="reload"`` changes nothing. Results leave after the tile, in cycles
-    that are not counted.
+    register holds a word for one cycle, so ``until="reload"`` changes nothing.
 
     Args:
         array: the array; its format must be given.
@@ -377,11 +374,6 @@ def output_stationary(
                 when = Presence(cycle=-1) if broken is None else broken.when
                 there = when.during(np.arange(cycle, cycle + depth))
                 sum_, hit = _sum_in_place(array, broken, sums, held, passing, rows, columns, there)
-                if broken is not None and isinstance(broken.site, FinalOutput):
-                    if when.cycle is not None:
-                        raise InvalidInput(f"site={broken.site} in one cycle: results leave in cycles not counted")
-                    sum_[:, broken.site.col] = sums.misread(sum_[:, broken.site.col], "output")
-                    hit[:, broken.site.col] = True
                 in_use = np.s_[: rows.stop - rows.start, : columns.stop - columns.start]
                 result[rows, columns], touched[rows, columns] = sum_[in_use], hit[in_use]
                 cycle += depth

@@ -2,5 +2,6 @@
 
 from ._curves import curves_chart as curves_chart
 from ._curves import write_chart as write_chart
+from ._tables import agreement_table as agreement_table
 from ._tables import lowering_table as lowering_table
 from ._tables import outcome_table as outcome_table

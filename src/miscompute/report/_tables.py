@@ -8,6 +8,7 @@ from rich.table import Table
 from ..error import AnyError, Error, Region, StoredError, SumError
 from ..experiment import Result
 from ..hardware import PASSES, Layer
+from ..validation import Agreement
 
 
 def outcome_table(result: Result) -> Table:
@@ -81,3 +82,18 @@ def _whole(layer: Layer, error: Error | SumError) -> tuple[str, int]:
     if error.operand == "result":
         return "result", math.prod(layer.result(error.pass_).values())
     return error.operand, layer.elements(error.operand)
+
+
+def agreement_table(agreements: Sequence[Agreement]) -> Table:
+    """Tabulate how many cases agree in every bit, by source and kind."""
+    table = Table()
+    for heading in ("source", "kind"):
+        table.add_column(heading)
+    for heading in ("agree", "of", "%"):
+        table.add_column(heading, justify="right")
+    rows = [(a.source, a.kind, a.agreeing, a.cases) for a in agreements]
+    rows.append(("all", "", sum(a.agreeing for a in agreements), sum(a.cases for a in agreements)))
+    for source, kind, agreeing, cases in rows:
+        share = f"{100 * agreeing / cases:.2f}" if agreeing < cases else "100"
+        table.add_row(source, kind, f"{agreeing:,}", f"{cases:,}", share)
+    return table
