@@ -176,7 +176,7 @@ NVDLA, WS, OS = nvdla_small(), systolic(rows=8, cols=8), systolic(rows=8, cols=8
         ("accumulator-entry[1,0]", OS, "an output-stationary array has no accumulator of a column with addresses; use"),
         ("cell[0]", simd(lanes=8), "a vector lane has no partial sum; use product[0,lane]"),
         ("accumulator-entry[1,0]", simd(lanes=8), "a vector lane has no addresses; use product[0,lane]"),
-        ("weight-bus[0]", OS, "site weight-bus[0]: OutputStationary passes words on from cell to cell; use weight[row,col]"),
+        ("weight-bus[0]", OS, "site weight-bus[0]: OutputStationary passes words on from cell to cell; use"),
         ("weight-bus-half[0,0]", WS, "reach='half' is a place of NVDLA's core, not of WeightStationary; use another"),
         ("activation-half[0,0]", OS, "reach='half' is a place of NVDLA's core, not of OutputStationary; use another"),
     ],
