@@ -108,7 +108,7 @@ def test_all_cycles_together_corrupt_what_a_permanent_fault_does_each_product_on
     assert not permanent or set(permanent.values()) == {1}
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(places(), st.sampled_from([Product, CellOutput, Accumulator, FinalOutput]))
 def test_all_cycles_together_meet_every_sum_once(place: tuple[Layer, Array, Pass, int, int], kind: type[Site]) -> None:
     layer, array, pass_, row, col = place
@@ -133,7 +133,7 @@ def test_all_cycles_together_meet_every_sum_once(place: tuple[Layer, Array, Pass
     assert found == permanent
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(places(), st.data())
 def test_an_upset_lasts_until_the_stripe_ends(place: tuple[Layer, Array, Pass, int, int], draw: st.DataObject) -> None:
     layer, array, pass_, row, col = place

@@ -172,7 +172,7 @@ def cases(draw: st.DrawFn) -> Case:
     return layer, array, row, col, draw(st.integers(0, 30))
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(st.sampled_from(OPERANDS_WORDS), cases())
 def test_every_index_is_reached_as_the_rules_say_and_once(word: str, case: Case) -> None:
     layer, array, row, col, step = case
@@ -224,7 +224,7 @@ def summed(
     return found
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(st.sampled_from(SUM_WORDS), cases(), st.integers(0, 9))
 def test_every_result_of_a_cell_is_summed_up_in_one_error(word: str, case: Case, address: int) -> None:
     layer, array, row, col, step = case

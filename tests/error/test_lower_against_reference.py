@@ -49,7 +49,7 @@ def seen_by(error: Error, layer: Layer, shape: tuple[int, ...]) -> NDArray[np.bo
     return mask(error.results, tuple(dims.values())).reshape(shape)
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(st.data())
 def test_the_elements_are_those_that_sit_in_faulty_registers(draw: st.DataObject) -> None:
     layer, array = draw.draw(layers()), draw.draw(arrays(format="fp32", zero_gate=st.booleans()))
@@ -129,7 +129,7 @@ def feeding(operand: Operand, pass_: Pass, layer: Layer, results: NDArray[np.boo
     return np.asarray(uses > 0)
 
 
-@settings(max_examples=90)
+@settings(max_examples=80)
 @given(st.data())
 def test_the_results_are_those_of_the_faulty_array(draw: st.DataObject) -> None:
     layer, array = (
@@ -158,7 +158,7 @@ def test_the_results_are_those_of_the_faulty_array(draw: st.DataObject) -> None:
     np.testing.assert_array_equal(run(pass_, array, fault, layer, data, step).result, faulty)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.data())
 def test_sums_go_wrong_where_it_is_said(draw: st.DataObject) -> None:
     layer, array = draw.draw(layers()), draw.draw(arrays(format="int8", zero_gate=st.just(True)))

@@ -66,6 +66,7 @@ def test_a_pass_forms_every_product_once(layer: Layer, array: Array, pass_: Pass
     assert walked(array, layer, pass_) == loop_nest(layer)
 
 
+@settings(max_examples=50)
 @given(small_layers(), all_arrays, st.sampled_from(PASSES))
 def test_cycles_and_moments_are_one_to_one(layer: Layer, array: Array, pass_: Pass) -> None:
     schedule = array.schedule(layer, pass_)
