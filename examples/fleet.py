@@ -31,7 +31,14 @@ def main() -> None:
     asked = arguments.parse_args()
     try:
         experiment = FleetExperiment(
-            recipe=recipe_for(asked.data, steps=asked.steps, evaluate_every=asked.evaluate_every),
+            recipe=recipe_for(
+                asked.data,
+                width=0.25,
+                lr=2e-3,
+                schedule="one-cycle",
+                steps=asked.steps,
+                evaluate_every=asked.evaluate_every,
+            ),
             array=mc.nvdla_small(),
             fault=mc.parse_fault(asked.fault),
             replicas=tuple(asked.replicas),

@@ -118,7 +118,7 @@ def test_added_products(bias: tuple[int, ...], factors: dict[str, float]) -> Non
     call = OPERATORS[torch.addmm].read(added, x, y, **factors)
     assert call.restore is not None
     found = call.restore(call.geometry.forward(call.x, call.weight, call.bias))
-    torch.testing.assert_close(found, torch.addmm(added, x, y, **factors))
+    torch.testing.assert_close(found, torch.addmm(added, x, y, **factors))  # type: ignore[call-overload]
 
 
 def product(_: str, a: Tensor, b: Tensor) -> Tensor:

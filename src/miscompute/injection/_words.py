@@ -175,6 +175,8 @@ class Misread:
             key: what distinguishes this reading from others; random effects draw by it.
         """
         if self._dtype is None or tensor.dtype is not self._dtype:
+            if format is None:
+                format_of(tensor.dtype)  # says so if there is none
             self._dtype = tensor.dtype
             self._word = _WORDS[tensor.element_size()]
             if isinstance(self._effect, BitOperation):

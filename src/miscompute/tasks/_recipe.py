@@ -100,12 +100,11 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "cluttered_digits": Recipe(
             data="cluttered_digits",
             model="alexnet",
-            width=0.25,
-            lr=2e-3,
-            schedule="one-cycle",
+            width=0.125,
+            lr=1.5e-3,
             batch_size=64,
-            steps=1200,
-            evaluate_every=60,
+            steps=2500,
+            evaluate_every=125,
         ),
         "cifar10": Recipe(
             data="cifar10",
