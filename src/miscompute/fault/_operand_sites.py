@@ -33,7 +33,7 @@ class WeightRegister(Site):
 
     *Fidelity*: exact for the operand (every element held in that multiplier, zeros gated). If the corrupted word is
     infinite or NaN, a product with a zero is NaN here where the gated multiplier gives 0. Source: cycle-accurate
-    simulation of NVDLA's core; ``tests/error/test_rtl.py`` compares.
+    simulation of NVDLA's core; ``tests/validation/test_vectors.py`` compares.
     """
 
     row: int

@@ -37,6 +37,17 @@ _Function = Callable[..., Any]
 _MOST_PLANS = 256  # kept for a layer: a random swizzle never comes back to the same lanes
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Give the model inside data parallelism and compilation, by whose names its layers are called."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
 class _Hook:
     """A hook on the model. Where the model is copied or pickled meanwhile, the copy's does nothing."""
 
@@ -77,12 +88,13 @@ class _Interception(TorchFunctionMode):
         self._model = model
         self._handler = handler
         self._is_needed = is_needed
-        self._modules = {id(module): name for name, module in model.named_modules()}
+        inner = unwrapped(model)
+        self._modules = {id(module): name for name, module in inner.named_modules()}
         self._depth = 0
         self._thread = 0
         self._entered_by = entered(under=self)
         self._names: dict[int, str] = {}
-        for name, parameter in model.named_parameters():
+        for name, parameter in inner.named_parameters():
             self._names.setdefault(id(parameter), name.removesuffix(".weight"))
         self.unlowered: dict[str, int] = {}
 
@@ -291,7 +303,9 @@ class Injection:
         self._indices: dict[str, int] = {}
         self._scratch: Scratch = {}
         stored = [error for error in lower(fault, array, (), step=step) if isinstance(error, StoredError)]
-        self._memory = Memory(model, stored, record=self.log.add, step=lambda: self._step) if stored else None
+        self._memory = (
+            Memory(unwrapped(model), stored, record=self.log.add, step=lambda: self._step) if stored else None
+        )
         self._model = model
         self._stack = ExitStack()
         self._thread = 0

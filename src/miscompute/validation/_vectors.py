@@ -82,7 +82,7 @@ def check_vectors(folder: Path, *, report: Report = silent) -> tuple[Agreement, 
 
 def _read(path: Path) -> Archive:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return dict(archive)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InvalidInput(f"vectors: {path.name} cannot be read ({error})") from error
