@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import miscompute as mc
-from miscompute.experiment import FleetExperiment, train_fleet
-from miscompute.outcome import Trajectory, judge
+from miscompute.experiment import FleetExperiment, FleetResult, train_fleet
+from miscompute.outcome import Trajectory
 from miscompute.tasks import recipe_for
 
 
@@ -50,27 +50,59 @@ def main() -> None:
         sys.exit(f"fleet: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
-    print("| fleet | training loss | training | validation, faulty chip | validation, healthy chip | outcomes |")
-    print("|---|---|---|---|---|---|")
-    for replicas in experiment.replicas:
-        healthy, faulty = result.healthy[replicas], result.faulty[replicas]
-        print(row(f"{replicas}, healthy", healthy, ""))
-        outcomes = [str(judge(run, healthy)) for run in faulty] if len(healthy) > 1 else []
-        print(row(f"1 faulty of {replicas}", faulty, ", ".join(f"{outcomes.count(o)} x {o}" for o in set(outcomes))))
+    print(table(result))
 
 
-def row(name: str, runs: Sequence[Trajectory], outcomes: str) -> str:
-    """Give a row of the table: the mean over the seeds of the last fifth of the evaluations, and the seeds' range."""
-    ends = [end for run in runs if (end := run.points[-max(1, len(run.points) // 5) :]) and run.crash is None]
-    if not ends:
-        return f"| {name} | | | | | {outcomes} |"
+def table(result: FleetResult) -> str:
+    """Give the table: means over the seeds of the last fifth of the evaluations, and the seeds' range."""
+    lines = [
+        "| fleet | training loss | training | validation, faulty chip | validation, healthy chip |",
+        "|---|---|---|---|---|",
+    ]
+    for replicas in result.experiment.replicas:
+        lines.append(row(f"{replicas}, all healthy", result.healthy[replicas]))
+        lines.append(row(f"1 faulty of {replicas}", result.faulty[replicas]))
+    lines += [
+        "",
+        "| 1 faulty of | faulty chip, against healthy fleet | healthy chip, against healthy fleet |",
+        "|---|---|---|",
+    ]
+    for replicas in result.experiment.replicas:
+        pairs = list(zip(result.faulty[replicas], result.healthy[replicas], strict=True))
+        lines.append(f"| {replicas} | {harm(pairs, 'faulty_accuracy')} | {harm(pairs, 'healthy_accuracy')} |")
+    return "\n".join(lines)
 
-    def cell(field: str, scale: float, digits: int) -> str:
-        values = [scale * statistics.mean(getattr(point, field) for point in end) for end in ends]
-        return f"{statistics.mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
-    cells = [cell("train_loss", 1, 3), *(cell(f"{of}_accuracy", 100, 1) for of in ("train", "faulty", "healthy"))]
-    return f"| {name} | {' | '.join(cells)} | {outcomes} |"
+def row(name: str, runs: Sequence[Trajectory]) -> str:
+    """Give one fleet's row; a run that met INF or NaN is left out of the means, and said."""
+    whole = [run for run in runs if run.crash is None]
+    if len(whole) < len(runs):
+        name += f" ({len(runs) - len(whole)} crashed)"
+    cells = []
+    for field, scale, digits in (
+        ("train_loss", 1, 3),
+        ("train_accuracy", 100, 1),
+        ("faulty_accuracy", 100, 1),
+        ("healthy_accuracy", 100, 1),
+    ):
+        values = [scale * end(run, field) for run in whole]
+        low, high = (f"{bound:.{digits}f}" for bound in (min(values, default=0), max(values, default=0)))
+        cells.append(f"{statistics.mean(values):.{digits}f} ({low} to {high})" if values else "-")
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def harm(pairs: Sequence[tuple[Trajectory, Trajectory]], field: str) -> str:
+    """Give the mean over the seeds of what the fault changes, in points, and each seed's."""
+    changes = [100 * (end(faulty, field) - end(healthy, field)) for faulty, healthy in pairs if faulty.crash is None]
+    if not changes:
+        return "-"
+    return f"{statistics.mean(changes):+.1f} ({', '.join(f'{change:+.1f}' for change in changes)})"
+
+
+def end(run: Trajectory, field: str) -> float:
+    """Give where a run ended: the mean of the last fifth of its evaluations."""
+    values: list[float] = [getattr(point, field) for point in run.points[-max(1, len(run.points) // 5) :]]
+    return statistics.mean(values)
 
 
 if __name__ == "__main__":
