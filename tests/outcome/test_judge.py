@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from miscompute import InvalidInput
-from miscompute.outcome import METRICS, Crash, Point, Trajectory, judge
+from miscompute.outcome import METRICS, Crash, Point, Trajectory, end_of, judge
 
 
 def ended_at(accuracy: float, *, images: int = 10_000, changed: int | None = 1) -> Trajectory:
@@ -22,7 +22,7 @@ def test_the_limit_is_the_prediction_limit() -> None:
     outcome = judge(ended_at(0.60), golden)
     # mean 0.82, s 0.02, t(0.99, 2) = 6.9646 (any table), sqrt(1 + 1/3) = 1.1547
     assert [verdict.limit for verdict in outcome.verdicts] == pytest.approx(
-        [0.82 - 6.9646 * 0.02 * 1.1547] * 3, abs=1e-5
+        [0.82 - 6.9646 * 0.02 * 1.1547] * 2, abs=1e-5
     )
     assert outcome.kind == "silent corruption"
     assert judge(ended_at(0.66), golden).kind == "nothing"
@@ -31,7 +31,64 @@ def test_the_limit_is_the_prediction_limit() -> None:
 def test_golden_runs_that_agree_do_not_make_a_strict_judge() -> None:
     golden = [ended_at(0.8, images=100)] * 5
     limit = judge(ended_at(0.8, images=100), golden).verdicts[0].limit
-    assert limit == pytest.approx(0.8 - stats.t.ppf(0.99, 4) * np.sqrt(0.8 * 0.2 / 100) * np.sqrt(1.2))
+    p = 81 / 102
+    assert limit == pytest.approx(0.8 - stats.t.ppf(0.99, 4) * np.sqrt(p * (1 - p) / 100) * np.sqrt(1.2))
+
+
+def test_golden_runs_at_100_per_cent_forgive_a_miss_in_a_thousand() -> None:
+    golden = [ended_at(1.0, images=1_000)] * 5
+    outcome = judge(ended_at(0.999, images=1_000), golden)
+    assert (outcome.kind, outcome.visible_in_training) == ("nothing", False)
+    assert outcome.verdicts[0].limit == pytest.approx(
+        1 - stats.t.ppf(0.99, 4) * np.sqrt(1001 / 1002 / 1002 / 1_000) * np.sqrt(1.2)
+    )
+    assert judge(ended_at(0.99, images=1_000), golden).kind == "silent corruption"
+
+
+def test_training_accuracy_is_measured_on_its_own_labels() -> None:
+    few = replace(ended_at(0.8, images=10_000), training_labels=100)
+    outcome, p = judge(few, [few] * 5), 81 / 102
+    assert outcome.training is not None
+    assert outcome.training.resolved == pytest.approx(stats.t.ppf(0.99, 4) * np.sqrt(p * (1 - p) / 100 * 1.2))
+    assert outcome.verdicts[0].resolved < outcome.training.resolved / 9
+
+
+def test_training_accuracy_does_not_decide_and_says_whether_it_would_have_shown() -> None:
+    golden = [ended_at(0.8)] * 3
+
+    def ended(**accuracies: float) -> Trajectory:
+        point = replace(ended_at(0.8).points[0], **accuracies)
+        return Trajectory(points=(point,), validation_images=10_000, changed=1)
+
+    seen = judge(ended(train_accuracy=0.2), golden)
+    assert (seen.kind, seen.visible_in_training) == ("nothing", True)
+    hidden = judge(ended(healthy_accuracy=0.2), golden)
+    assert (hidden.kind, hidden.visible_in_training) == ("silent corruption", False)
+
+
+def test_what_was_not_resolved_is_said() -> None:
+    """Golden runs of 0.80, 0.82, 0.84: 6.9646 * 0.02 * 1.1547 is 16.1 points."""
+    golden = [ended_at(a) for a in (0.80, 0.82, 0.84)]
+    outcome = judge(ended_at(0.82), golden)
+    assert outcome.resolved == pytest.approx(0.16084, abs=1e-5)
+    assert str(outcome) == "nothing (losses below 16.1 points are not resolved)"
+    fine = judge(ended_at(0.8), [ended_at(0.8)] * 3)  # binomial: 6.9646 * 0.004 * 1.1547, 3.2 points
+    assert str(fine) == "nothing (losses below 3.2 points are not resolved)"
+    assert str(judge(ended_at(0.8, images=20_000), [ended_at(0.8, images=20_000)] * 3)) == "nothing"
+    assert str(judge(ended_at(0.3, changed=0), golden)) == "silent corruption"
+
+
+def test_a_golden_run_that_crashed_is_not_the_faults_doing() -> None:
+    crashed = Trajectory(points=(), validation_images=10, crash=Crash(step=4, tensor="loss"))
+    faulty_too = replace(crashed, changed=3)
+    for run in (ended_at(0.8), faulty_too):
+        with pytest.raises(InvalidInput, match=r"golden\[1\] has no fault and crashed in step 4 \(loss\)"):
+            judge(run, [ended_at(0.8), crashed])
+
+
+def test_a_run_without_evaluations_has_no_end() -> None:
+    with pytest.raises(InvalidInput, match="it has no evaluations"):
+        end_of(Trajectory(points=(), validation_images=10), "healthy_accuracy")
 
 
 def test_only_the_last_fifth_counts() -> None:
@@ -57,11 +114,12 @@ def test_one_golden_run_has_no_spread() -> None:
         judge(ended_at(0.8), [ended_at(0.8)])
 
 
-def test_each_metric_alone_can_be_silent_corruption() -> None:
+def test_each_validation_metric_alone_can_be_silent_corruption() -> None:
     golden = [ended_at(0.8)] * 3
     for metric in METRICS:
         accuracies = {**dict.fromkeys(METRICS, 0.8), metric: 0.5}
-        run = Trajectory(points=(Point(step=10, train_loss=1.0, **accuracies),), validation_images=10_000, changed=1)
+        point = Point(step=10, train_loss=1.0, train_accuracy=0.8, **accuracies)
+        run = Trajectory(points=(point,), validation_images=10_000, changed=1)
         outcome = judge(run, golden)
         assert outcome.kind == "silent corruption"
         assert [verdict.metric for verdict in outcome.verdicts if verdict.is_below] == [metric]
@@ -113,5 +171,17 @@ def test_a_fault_free_run_is_called_corrupt_once_in_a_hundred() -> None:
         judge(ended_at(ends[0]), [ended_at(end) for end in ends[1:]]).kind != "nothing"
         for ends in random.normal(0.8, 0.05, (trials, 6))
     )
-    # The three metrics are one here. Four sigma of a binomial with p = 0.01 about the expected 40.
+    # Both metrics are one here. Four sigma of a binomial with p = 0.01 about the expected 40.
     assert abs(alarms - 0.01 * trials) < 4 * np.sqrt(0.01 * 0.99 * trials)
+
+
+def test_with_metrics_that_differ_a_fault_free_run_is_called_corrupt_at_most_twice_in_a_hundred() -> None:
+    random = np.random.default_rng(0)
+    trials, alarms = 2_000, 0
+    for _ in range(trials):
+        ends = random.normal(0.8, 0.05, 6)
+        healthy = float(random.normal(0.8, 0.05))
+        point = replace(ended_at(ends[0]).points[0], healthy_accuracy=healthy, train_accuracy=0.0)
+        run = Trajectory(points=(point,), validation_images=10_000, changed=1)
+        alarms += judge(run, [ended_at(end) for end in ends[1:]]).kind != "nothing"
+    assert 0.01 * trials < alarms < 0.02 * trials + 4 * np.sqrt(0.02 * 0.98 * trials)

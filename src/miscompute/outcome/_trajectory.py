@@ -9,7 +9,9 @@ class Point:
 
     ``train_accuracy`` and ``train_loss`` are means over the training batches since the last evaluation, as the training
     machine saw them. ``faulty_accuracy`` is on the validation images on the machine that trains; ``healthy_accuracy``
-    is of the same model on a healthy machine.
+    is of the same model on a healthy machine. A fault that comes and goes (any timing but permanent) belongs to steps of
+    the training, not to an evaluation between them: its faulty machine is evaluated while the fault is absent, and the
+    two are equal.
     """
 
     step: int
@@ -21,7 +23,11 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Crash:
-    """The first INF or NaN: in the step that follows ``step`` completed ones, in ``tensor``."""
+    """The first INF or NaN: in the step that follows ``step`` completed ones, in ``tensor``.
+
+    Loss, gradients and updated parameters are watched in every step. Once one of the first two is INF or NaN the step is
+    repeated with all outputs and their gradients watched, and ``tensor`` is the first of all of them.
+    """
 
     step: int
     tensor: str
@@ -31,11 +37,13 @@ class Crash:
 class Trajectory:
     """A run from its first step to its end, or as far as it is.
 
-    ``changed`` counts the values that the fault changed, None for a golden run. ``validation_images`` is how many
-    images each accuracy was measured on.
+    ``changed`` counts the values that the fault changed in training, evaluations left out; None for a golden run.
+    ``validation_images`` is how many images, or tokens, each validation accuracy was measured on, ``training_labels``
+    on how many each training accuracy was, None if that is not known.
     """
 
     points: tuple[Point, ...]
     validation_images: int
+    training_labels: int | None = None
     changed: int | None = None
     crash: Crash | None = None
