@@ -19,8 +19,8 @@ class Memory:
     """What a training keeps in a faulty memory.
 
     Parameters and statistics are corrupted at the beginning of a step, gradients and the optimizer's state just before
-    the step reads them. Nothing that an optimizer has stepped on is restored: it is what the faulty chip's memory
-    holds. Without a step, parameters and buffers are restored when the injection ends.
+    the step reads them. Nothing that was written since is restored: it is what the faulty chip's memory holds. A word
+    that nothing has written since it was corrupted, parameters without a step say, is restored when the injection ends.
 
     Args:
         model: whose tensors are stored.
@@ -35,19 +35,25 @@ class Memory:
         self._errors = errors
         self._record = record
         self._step = step
-        self._changes: list[Change] = []
+        self._changes: list[tuple[Change, Tensor]] = []
+        self._left: dict[StoredError, tuple[int, Tensor]] = {}  # the step of the last corruption, and the words it left
         self._parameters = dict(model.named_parameters())
         self._buffers = dict(model.named_buffers())
         for error in errors:
             tensor = self._tensor(error)
             error.effect.check(format_of(tensor.dtype))
-            if error.elements.stop > tensor.numel():
-                raise InvalidInput(
-                    f"index={error.elements.start} of {error.store}-memory: {error.name!r} has {tensor.numel():,} "
-                    f"elements (0..{tensor.numel() - 1}), and {len(error.elements)} are wanted"
-                )
+            self._check_holds(error, tensor)
         # Room that is written again each step; the words last written are looked up by their tensor.
         self._misreads = {error: self._misread(error) for error in errors}
+
+    @staticmethod
+    def _check_holds(error: StoredError, stored: Tensor) -> None:
+        if error.elements.stop > stored.numel():
+            name = f"{error.state} of {error.name!r}" if error.state else repr(error.name)
+            raise InvalidInput(
+                f"index={error.elements.start} of {error.store}-memory: {name} has {stored.numel():,} "
+                f"elements (0..{stored.numel() - 1}), and {len(error.elements)} are wanted"
+            )
 
     @staticmethod
     def _misread(error: StoredError) -> Misread:
@@ -104,6 +110,7 @@ class Memory:
                     )
                 stored = states.get(error.state)
             if stored is not None:  # else nothing is stored yet
+                self._check_holds(error, stored)
                 self._corrupt(error, stored, is_kept=False)
 
     def forget(self) -> None:
@@ -113,13 +120,27 @@ class Memory:
     def restore(self) -> None:
         """Restore parameters and statistics that nothing has stepped on."""
         with torch.no_grad():
-            for change in reversed(self._changes):
-                change.toggle()
+            for change, left in reversed(self._changes):
+                is_written = _words(change) != left
+                change._replace(bits=change.bits.masked_fill(is_written, 0)).toggle()
         self._changes.clear()
 
     def _corrupt(self, error: StoredError, stored: Tensor, *, is_kept: bool) -> None:
+        """Corrupt a word once after each write: a flipped word that is flipped again would be right."""
         with torch.no_grad():
             change = self._misreads[error](stored.data, key=(self._step(),))
+            step, left = self._left.get(error, (-1, None))
+            if left is not None and (step == self._step() or error.timing == PERMANENT):
+                is_left = (_words(change) ^ change.bits) == left
+                again = change.bits.masked_fill(~is_left, 0)
+                change._replace(bits=again).toggle()
+                change = change._replace(bits=change.bits ^ again)
+            left = _words(change).clone()
+        self._left[error] = self._step(), left
         if is_kept:
-            self._changes.append(change)
+            self._changes.append((change, left))
         self._record(error.name, error.store, len(error.elements), [change.bits])
+
+
+def _words(change: Change) -> Tensor:
+    return change.words[change.where] if change.region is None else change.region
