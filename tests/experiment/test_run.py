@@ -120,6 +120,30 @@ def test_changed_values_are_counted_once(few_digits: DataSet, tmp_path: Path) ->
     assert found.changed == 25  # the step is repeated to name the tensor, which does not count
 
 
+@pytest.mark.parametrize("timing", ["transient step 3", "intermittent on 1 off 2", "duty-cycle part 0.9 seed 1"])
+def test_evaluations_do_not_meet_a_fault_that_comes_and_goes(few_digits: DataSet, tmp_path: Path, timing: str) -> None:
+    """It is active at the first evaluation, after 3 steps, if that were a step; the scrambled weights would show."""
+    found = execute(run_with(f"weight-bus[0] bit 29 flip {timing}"), few_digits, tmp_path)
+    assert found.points
+    assert all(point.faulty_accuracy == point.healthy_accuracy for point in found.points)
+
+
+def test_a_fault_is_not_activated_by_an_evaluation(few_digits: DataSet, tmp_path: Path) -> None:
+    """An evaluation after the last step, and images that only an evaluation's larger batches have."""
+    golden = execute(run_with(None), few_digits, tmp_path / "golden")
+    late = execute(run_with(f"weight[0,0] bit 20 flip transient step {RECIPE.steps}"), few_digits, tmp_path / "late")
+    assert (late.changed, late.points) == (0, golden.points)
+    recipe = replace(RECIPE, batch_size=3)
+    # Images 4 to 7 of the first layer's input, each of 1,024 pixels; later layers' inputs have fewer than 4,096.
+    beyond = replace(run_with(f"input-elements[{4 * 1024},4096] bit 20 flip"), recipe=recipe)
+    assert execute(beyond, few_digits, tmp_path / "beyond").changed == 0
+
+
+def test_a_run_says_on_how_many_labels_training_accuracy_is_measured(few_digits: DataSet, tmp_path: Path) -> None:
+    found = execute(run_with(None), few_digits, tmp_path)
+    assert (found.training_labels, found.validation_images) == (3 * 16, 50)
+
+
 def test_afterwards_the_injection_is_off(few_digits: DataSet, tmp_path: Path) -> None:
     execute(run_with("weight[0,0] bit 30 stuck-at 1"), few_digits, tmp_path)
     training = Training(RECIPE, few_digits)

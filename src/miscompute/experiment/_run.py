@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .._invalid import InvalidInput
-from ..fault import Fault
+from ..fault import PERMANENT, Fault
 from ..hardware import Array
 from ..injection import Injection, inject
 from ..outcome import Crash, Point, Trajectory
@@ -139,11 +139,13 @@ class _Progress:
     def evaluate(self, injection: Injection | None) -> None:
         training = self.training
         labels = training.recipe.batch_size * training.data.labels_per_example
-        faulty = accuracy(training.model, training.data)
-        healthy = faulty
-        if injection is not None:
-            with injection.paused():
-                healthy = accuracy(training.model, training.data)
+        before = injection.log.changed if injection else 0
+        with injection.paused() if injection else nullcontext():
+            healthy = accuracy(training.model, training.data)
+        faulty = healthy
+        if self._run.fault is not None and self._run.fault.timing == PERMANENT:  # the others are absent between steps
+            faulty = accuracy(training.model, training.data)
+        self._changed -= injection.log.changed - before if injection else 0  # what training did not meet
         self._points.append(
             Point(
                 step=training.step,
@@ -162,9 +164,13 @@ class _Progress:
         self._changed -= injection.log.changed - before if injection else 0
 
     def trajectory(self, injection: Injection | None) -> Trajectory:
+        recipe = self.training.recipe
         return Trajectory(
             points=tuple(self._points),
             validation_images=self.training.data.validation_labels.numel(),
+            training_labels=min(recipe.evaluate_every, recipe.steps)
+            * recipe.batch_size
+            * self.training.data.labels_per_example,
             changed=None if injection is None else self._changed + injection.log.changed,
             crash=self.crash,
         )

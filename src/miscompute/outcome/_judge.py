@@ -104,8 +104,8 @@ def judge(run: Trajectory, golden: Sequence[Trajectory]) -> Outcome:
     for place, one in enumerate(golden):
         if one.crash is not None:
             raise InvalidInput(
-                f"golden[{place}] has no fault and crashed in step {one.crash.step} ({one.crash.tensor}); judge by runs "
-                "that train, with a lower learning rate say"
+                f"golden[{place}] has no fault and crashed in step {one.crash.step} ({one.crash.tensor}); judge by "
+                "runs that train, with a lower learning rate say"
             )
     activated = run.changed is None or run.changed > 0
     if run.crash is not None:

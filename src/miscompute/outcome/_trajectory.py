@@ -9,9 +9,9 @@ class Point:
 
     ``train_accuracy`` and ``train_loss`` are means over the training batches since the last evaluation, as the training
     machine saw them. ``faulty_accuracy`` is on the validation images on the machine that trains; ``healthy_accuracy``
-    is of the same model on a healthy machine. A fault that comes and goes (any timing but permanent) belongs to steps of
-    the training, not to an evaluation between them: its faulty machine is evaluated while the fault is absent, and the
-    two are equal.
+    is of the same model on a healthy machine. A fault that comes and goes (any timing but permanent) belongs to steps
+    of the training, not to an evaluation between them: its faulty machine is evaluated while the fault is absent, and
+    the two are equal.
     """
 
     step: int
@@ -25,8 +25,8 @@ class Point:
 class Crash:
     """The first INF or NaN: in the step that follows ``step`` completed ones, in ``tensor``.
 
-    Loss, gradients and updated parameters are watched in every step. Once one of the first two is INF or NaN the step is
-    repeated with all outputs and their gradients watched, and ``tensor`` is the first of all of them.
+    Loss, gradients and updated parameters are watched in every step. Once one of the first two is INF or NaN the step
+    is repeated with all outputs and their gradients watched, and ``tensor`` is the first of all of them.
     """
 
     step: int
