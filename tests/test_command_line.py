@@ -155,11 +155,11 @@ def test_train_end_to_end_and_what_is_refused_of_its_directory(ran: Any, tmp_pat
     assert str(out / "curves.png") in found.out
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "http" not in [word[:4] for word in (out / "curves.html").read_text().split('src="')[1:]]
-    assert set(json.loads((out / "outcome.json").read_text())) == {"faulty", "swizzled-step"}
+    assert set(json.loads((out / "outcome.json").read_text())["outcomes"]) == {"faulty", "swizzled-step"}
     kept = (out / "faulty" / "trajectory.json").read_text()
 
     assert refused(ran("train", *TINY, "--out", str(out)), "already holds an experiment", "--resume")
-    assert refused(ran("train", *TINY, "--lr", "0.1", "--out", str(out), "--resume"), "other settings")
+    assert refused(ran("train", *TINY, "--lr", "0.1", "--out", str(out), "--resume"), "other settings: lr of recipe is 0.0015, not 0.1")
     assert ran("train", *TINY, "--out", str(out), "--resume").status == 0
     assert (out / "faulty" / "trajectory.json").read_text() == kept
 

@@ -56,8 +56,8 @@ def test_training_accuracy_is_measured_on_its_own_labels() -> None:
 def test_training_accuracy_does_not_decide_and_says_whether_it_would_have_shown() -> None:
     golden = [ended_at(0.8)] * 3
 
-    def ended(**accuracies: float) -> Trajectory:
-        point = replace(ended_at(0.8).points[0], **accuracies)
+    def ended(*, train_accuracy: float = 0.8, healthy_accuracy: float = 0.8) -> Trajectory:
+        point = replace(ended_at(0.8).points[0], train_accuracy=train_accuracy, healthy_accuracy=healthy_accuracy)
         return Trajectory(points=(point,), validation_images=10_000, changed=1)
 
     seen = judge(ended(train_accuracy=0.2), golden)

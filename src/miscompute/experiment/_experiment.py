@@ -25,10 +25,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .._invalid import InvalidInput
-from ..fault import Fault
-from ..hardware import Array, swizzle_named
-from ..outcome import Outcome, Trajectory, judge
-from ..tasks import MODEL_FORMAT, DataSet, Recipe, check_fits, load_data
+from ..fault import Fault, Intermittent, Memory, Transient
+from ..hardware import Array, Layer, swizzle_named
+from ..injection import inject, trace
+from ..outcome import CONFIDENCE, METRICS, TAIL, Outcome, Trajectory, judge
+from ..tasks import DATA_SETS, MODEL_FORMAT, DataSet, Recipe, build_model, check_fits, load_data
 from ._run import Run, execute, replacing
 
 
@@ -49,10 +50,26 @@ class Experiment:
         if self.golden_seeds < 2:
             raise InvalidInput(f"golden_seeds={self.golden_seeds} must be at least 2: one run has no spread")
         self.fault.check(self.array, MODEL_FORMAT)  # says so if a bit is outside
+        timing, steps = self.fault.timing, self.recipe.steps
+        for name, first in (
+            ("step", timing.step if isinstance(timing, Transient) else 0),
+            ("start", timing.start if isinstance(timing, Intermittent) else 0),
+        ):
+            if first >= steps:
+                raise InvalidInput(
+                    f"{name}={first} of {type(timing).__name__} is after the training, which has steps 0..{steps - 1}"
+                )
         for swizzle in self.swizzles:
             swizzle_named(swizzle)
         if len(set(self.swizzles)) < len(self.swizzles):
             raise InvalidInput(f"swizzles={self.swizzles} must differ; name each once")
+
+    def check_names(self) -> None:
+        """Raise `InvalidInput` unless the model has the layer, parameter or buffer that the fault names."""
+        source = DATA_SETS[self.recipe.data]
+        model = build_model(self.recipe.model, **source.sizes, width=self.recipe.width)
+        inject(model, self.fault, array=self.array)  # looks a memory's tensor up; nothing is injected
+        check_layers(self.fault, trace(model, source.zeros(1)))
 
     def runs(self) -> tuple[Run, ...]:
         """Give the runs, by names that are their folders' too."""
@@ -69,6 +86,28 @@ class Experiment:
             for swizzle in self.swizzles
         ]
         return (golden[0], *faulty, *swizzled, *golden[1:])
+
+
+def check_layers(fault: Fault, layers: Sequence[Layer]) -> None:
+    """Raise `InvalidInput` unless the layers that a fault names are among a model's.
+
+    Of a fault in stored parameters, gradients, optimizer's state or statistics, the layer in its timing is the stored
+    tensor's name.
+    """
+    site, timing = fault.site, fault.timing
+    names = [layer.name for layer in layers]
+    if isinstance(site, Memory) and site.store == "activation":
+        _check_layer("name", site.name, f"{site.store}-memory", names)
+    if isinstance(timing, Transient) and timing.layer is not None:
+        is_stored = isinstance(site, Memory) and site.store != "activation"
+        _check_layer("layer", timing.layer, "Transient", [site.name] if is_stored else names)  # type: ignore[attr-defined]
+
+
+def _check_layer(field: str, name: str, of: str, names: Sequence[str]) -> None:
+    if name not in names:
+        raise InvalidInput(
+            f"{field}={name!r} of {of} is no layer that the fault can be in; choose one of {', '.join(names)}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +131,9 @@ def train(
     """Carry an experiment out and judge it.
 
     Each run is a process with one thread. The run directory holds ``experiment.json`` (what was asked, and on what
-    machine), a folder for each run with its curves and checkpoint, and ``outcome.json``. Interrupted by Ctrl-C, the
-    runs write a checkpoint and end; with ``resume`` they continue to the bits they would have reached.
+    machine), a folder for each run with its curves and checkpoint, and ``outcome.json`` (the rule, and what it says of
+    each run with the fault). Interrupted by Ctrl-C, the runs write a checkpoint and end; with ``resume`` they continue
+    to the bits they would have reached.
 
     Args:
         experiment: what to run.
@@ -101,26 +141,59 @@ def train(
         resume: continue what is in the directory; without it, a directory with runs in it is refused.
         data_folder: where the data set is, if not in the usual places.
         workers: how many runs at once; None: one a processor.
-        quiet: no progress bars.
+        quiet: no progress bars, and where there is no terminal to draw them on, no line for each run that ends.
 
     Raises:
-        InvalidInput: if the directory cannot be used, holds another experiment, or the data set cannot be had.
+        InvalidInput: if the fault names what the model has not, the directory cannot be used or holds another
+            experiment, the data set cannot be had, or a golden run crashed.
         KeyboardInterrupt: after Ctrl-C, once all runs have written their checkpoints.
     """
     if workers is not None and workers < 1:
         raise InvalidInput(f"workers={workers} must be at least 1")
+    if experiment.recipe.data in DATA_SETS:  # else `load_data` says that it is not
+        experiment.check_names()
     _check_directory(experiment, out, resume=resume)
     # Downloads once, and says what is wrong before any run.
     check_fits(experiment.recipe, load_data(experiment.recipe.data, folder=data_folder))
     _record(experiment, out)
     runs = experiment.runs()
     trajectories = _execute_all(runs, out, data_folder, workers or os.cpu_count() or 1, quiet=quiet)
-    golden = [trajectories[run.name] for run in runs if run.fault is None]
+    golden = [_fault_free(run, trajectories[run.name], out) for run in runs if run.fault is None]
     outcomes = {run.name: judge(trajectories[run.name], golden) for run in runs if run.fault is not None}
     result = Result(experiment=experiment, trajectories=trajectories, outcomes=outcomes)
     with replacing(out / "outcome.json") as path:
-        path.write_text(json.dumps({name: dataclasses.asdict(outcome) for name, outcome in outcomes.items()}, indent=1))
+        path.write_text(json.dumps({"rule": _rule(len(golden)), "outcomes": _plain(outcomes)}, indent=1))
     return result
+
+
+def _fault_free(run: Run, trajectory: Trajectory, out: Path) -> Trajectory:
+    if trajectory.crash is not None:
+        raise InvalidInput(
+            f"run {run.name!r} has no fault and crashed in step {trajectory.crash.step} ({trajectory.crash.tensor}): "
+            f"there is nothing to judge the fault by; choose a lower --lr or another --seed (curves: {out / run.name})"
+        )
+    return trajectory
+
+
+def _rule(golden: int) -> dict[str, Any]:
+    return {
+        "metrics": METRICS,
+        "confidence": CONFIDENCE,
+        "tail": TAIL,
+        "golden_runs": golden,
+        "miscompute": version("miscompute"),
+    }
+
+
+def _plain(outcomes: dict[str, Outcome]) -> dict[str, Any]:
+    return {
+        name: {
+            **dataclasses.asdict(outcome),
+            "visible_in_training": outcome.visible_in_training,
+            "resolved": outcome.resolved,
+        }
+        for name, outcome in outcomes.items()
+    }
 
 
 def _identity(experiment: Experiment) -> dict[str, Any]:
@@ -141,11 +214,27 @@ def _check_directory(experiment: Experiment, out: Path, *, resume: bool) -> None
     if not resume:
         raise InvalidInput(f"out={str(out)!r} already holds an experiment; add --resume or name another")
     try:
-        held = json.loads(text)["runs"]
+        held = dict(json.loads(text)["runs"])
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidInput(f"run file {str(path)!r} is damaged; name another --out") from error
-    if held != json.loads(json.dumps(_identity(experiment))):
-        raise InvalidInput(f"out={str(out)!r} holds an experiment with other settings; name another, or repeat them")
+    difference = _difference(held, json.loads(json.dumps(_identity(experiment))))
+    if difference:
+        raise InvalidInput(
+            f"out={str(out)!r} holds an experiment with other settings: {difference}; name another, or repeat them"
+        )
+
+
+def _difference(held: Any, asked: Any, of: str = "") -> str:
+    """Name the first thing in which what is held differs from what is asked; empty: in nothing."""
+    if not (isinstance(held, dict) and isinstance(asked, dict)):
+        return "" if held == asked else f"{of} is {held!r}, not {asked!r}"
+    for key in {**asked, **held}:
+        if key not in held or key not in asked:
+            return f"{key}{of and ' of '}{of} is {'only asked for' if key in asked else 'not asked for'}"
+        found = _difference(held[key], asked[key], key if key == "recipe" or not of else f"{key} of {of}")
+        if found:
+            return found
+    return ""
 
 
 def _record(experiment: Experiment, out: Path) -> None:
@@ -179,8 +268,9 @@ def _execute_all(
         TimeRemainingColumn(),
         TextColumn("left"),
     )
+    console = Console(stderr=True)
     with (
-        Progress(*columns, console=Console(stderr=True), disable=quiet) as progress,
+        Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress,
         ProcessPoolExecutor(
             min(workers, len(runs)), context, initializer=_start_worker, initargs=(messages, stop)
         ) as pool,
@@ -189,7 +279,7 @@ def _execute_all(
         with _sigint_blocked():  # and in the workers, which inherit it: the parent decides when they stop
             waiting = {pool.submit(_work, run, out / run.name, data_folder): run for run in runs}
         try:
-            return _collect(waiting, messages, progress, bars)
+            return _collect(waiting, messages, progress, bars, says_ends=not quiet and not console.is_terminal)
         except KeyboardInterrupt:
             stop.set()
             progress.console.print("interrupted: writing checkpoints; continue with --resume")
@@ -212,7 +302,12 @@ def _sigint_blocked() -> Iterator[None]:
 
 
 def _collect(
-    waiting: dict[Future[Trajectory], Run], messages: Any, progress: Progress, bars: dict[str, Any]
+    waiting: dict[Future[Trajectory], Run],
+    messages: Any,
+    progress: Progress,
+    bars: dict[str, Any],
+    *,
+    says_ends: bool,
 ) -> dict[str, Trajectory]:
     trajectories: dict[str, Trajectory] = {}
     while len(trajectories) < len(waiting):
@@ -228,7 +323,21 @@ def _collect(
                     raise InvalidInput(
                         "a worker was killed, perhaps for want of memory; continue with --resume and fewer --workers"
                     ) from error
+                if says_ends:
+                    print(
+                        _end(run, trajectories[run.name], len(trajectories), len(waiting)), file=sys.stderr, flush=True
+                    )
     return {run.name: trajectories[run.name] for run in waiting.values()}
+
+
+def _end(run: Run, trajectory: Trajectory, done: int, runs: int) -> str:
+    """Say in one line how a run ended."""
+    if trajectory.crash is not None:
+        how = f"crash at step {trajectory.crash.step}"
+    else:
+        last = trajectory.points[-1]
+        how = f"step {last.step}, validation {100 * last.healthy_accuracy:.1f} % on the healthy machine"
+    return f"{done} of {runs} runs: {run.name}, {how}"
 
 
 _messages: Any = None
