@@ -77,7 +77,8 @@ def make_plan(layer: Layer, pass_: Pass, found: Sequence[Error | SumError], arra
     errors = [error for error in found if isinstance(error, Error) and error.operand != "result"]
     # Errors with the same results act together; results with the same misread elements are computed together, whatever
     # their positions within an image.
-    channels = [error.region.range("oc") for error in errors if error.operand == "grad_output" and not error.results]
+    misread = [error.region for error in errors if error.operand == "grad_output" and not error.results]
+    channels = [slice(None) if region.dims == ("element",) else index_of([region.range("oc")])[0] for region in misread]
     seen: set[tuple[str, Region]] = set()  # an element misread for several results is logged once
     by_results = _grouped(errors, lambda error: error.results)
     whole = _ready(layer, by_results.pop(None, []), seen)
@@ -97,7 +98,7 @@ def make_plan(layer: Layer, pass_: Pass, found: Sequence[Error | SumError], arra
         sums=sums,
         wrong_results=wrong_results,
         reached=sum(region.elements for _, region in seen) + (sums.reached if sums else 0),
-        misread_channels=index_of(channels[:1])[0] if channels else None,
+        misread_channels=channels[0] if channels else None,
     )
 
 
