@@ -2,6 +2,8 @@
 
 from ._curves import curves_chart as curves_chart
 from ._curves import write_chart as write_chart
+from ._drawing import lowering_chart as lowering_chart
+from ._drawing import write_drawing as write_drawing
 from ._tables import agreement_table as agreement_table
 from ._tables import lowering_table as lowering_table
 from ._tables import outcome_table as outcome_table
