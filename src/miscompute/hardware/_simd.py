@@ -13,7 +13,7 @@ from ._systolic import wide_word
 @final
 @dataclass(frozen=True, kw_only=True)
 class Simd(Array):
-    """A vector unit of ``cols`` lanes, each a fused multiply-adder that owns every cols-th result.
+    """A vector unit of ``cols`` lanes, each a multiplier and an adder that own every cols-th result.
 
     The blocking assumed: all passes are matrix products (convolutions by im2col) with row-major results, and a vector
     register holds ``cols`` neighbours along the result's last dimension: output channels forward, input channels in
