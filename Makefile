@@ -13,7 +13,8 @@ INSTALLED := .venv/installed
 .PHONY: help setup run test
 
 help:
-	@echo "make run    train with a stuck bit and without, about two minutes: a table, and a figure under runs/"
+	@echo "make run    train with a stuck bit and without, about two minutes: a table, and a figure under runs/;"
+	@echo "            interrupted or repeated, it goes on from what is there"
 	@echo "            DATA=cifar10 for CIFAR-10; ARGS='...' for more options, see $(BIN)/miscompute train --help"
 	@echo "make test   formatting, lint, types, tests and doctests"
 	@echo "make setup  install into .venv, which the other two do by themselves"
@@ -22,7 +23,7 @@ help:
 setup: $(INSTALLED)
 
 run: $(INSTALLED)
-	$(BIN)/miscompute train --data $(DATA) $(MODEL_$(DATA)) $(ARGS)
+	$(BIN)/miscompute train --data $(DATA) $(MODEL_$(DATA)) --resume $(ARGS)
 
 test: $(INSTALLED)
 	$(BIN)/ruff format --check --quiet

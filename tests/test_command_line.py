@@ -1,9 +1,11 @@
 """The command line: what it prints, and one clear line with exit status 2 for each kind of bad input."""
 
 import json
+import re
 import subprocess
 import sys
 import urllib.error
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import typer
 import miscompute.__main__ as command_line
 from miscompute.experiment import Run, execute
 from miscompute.outcome import Trajectory
-from miscompute.tasks import DataSet
+from miscompute.tasks import DataSet, recipe_for
 
 TINY = ["--steps", "2", "--evaluate-every", "2", "--width", "0.05", "--golden-seeds", "2", "--quiet"]
 
@@ -82,6 +84,26 @@ BAD = {
     "bits for one": (["train", "--fault", "weight[0,0] bits 1,2 stuck-at 1"], "stuck-at takes one bit"),
     "transient without a step": (["train", "--fault", "weight[0,0] bit 1 flip transient"], "needs 'step N'"),
     "a word too many": (["train", "--fault", "weight[0,0] bit 1 flip today"], ">>today<<"),
+    "momentum of adam": (
+        ["train", "--momentum", "0.5"],
+        "momentum=0.5 is of sgd, not of adam; leave it out or add --optimizer sgd",
+    ),
+    "a layer that is not there": (
+        ["train", "--fault", "weight[0,0] bit 1 flip transient step 1 layer conv9"],
+        "layer='conv9' of Transient is no layer that the fault can be in; choose one of conv1, conv2",
+    ),
+    "a step that never comes": (
+        ["train", "--fault", "weight[0,0] bit 1 flip transient step 9999"],
+        "step=9999 of Transient is after the training",
+    ),
+    "lower: a layer that is not there": (
+        ["lower", "--fault", "weight[0,0] bit 1 flip transient step 1 layer conv9"],
+        "layer='conv9' of Transient is no layer that the fault can be in; choose one of conv1, conv2",
+    ),
+    "lower: a tensor that is not there": (
+        ["lower", "--fault", "weight-memory[conv9.weight,0] bit 1 flip"],
+        "name='conv9.weight' of weight-memory is no parameter of the model",
+    ),
     "an argument too many": (["train", "now"], "now"),
     "lower: bit outside": (["lower", "--fault", "weight[0,0] bit 32 flip"], "bit=32 is outside fp32 (0..31"),
     "lower: unknown swizzle": (["lower", "--swizzle", "no"], "swizzle='no' is unknown"),
@@ -149,7 +171,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch, few_digits: DataSet) -> None:
 @pytest.mark.usefixtures("in_process", "one_thread")
 def test_train_end_to_end_and_what_is_refused_of_its_directory(ran: Any, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    found = ran("train", *TINY, "--out", str(out))
+    found = ran("train", *TINY, "--out", str(out), "--resume")  # of nothing: it begins, as `make run` does
     assert found.status == 0, found.err
     assert "accuracy at the end" in found.out
     assert str(out / "curves.png") in found.out
@@ -159,7 +181,10 @@ def test_train_end_to_end_and_what_is_refused_of_its_directory(ran: Any, tmp_pat
     kept = (out / "faulty" / "trajectory.json").read_text()
 
     assert refused(ran("train", *TINY, "--out", str(out)), "already holds an experiment", "--resume")
-    assert refused(ran("train", *TINY, "--lr", "0.1", "--out", str(out), "--resume"), "other settings: lr of recipe is 0.0015, not 0.1")
+    assert refused(
+        ran("train", *TINY, "--lr", "0.1", "--out", str(out), "--resume"),
+        f"other settings: lr of recipe is {recipe_for('cluttered_digits').lr}, not 0.1",
+    )
     assert ran("train", *TINY, "--out", str(out), "--resume").status == 0
     assert (out / "faulty" / "trajectory.json").read_text() == kept
 
@@ -172,6 +197,32 @@ def test_train_end_to_end_and_what_is_refused_of_its_directory(ran: Any, tmp_pat
         (out / "experiment.json").write_bytes(damage)
         found = ran("train", *TINY, "--out", str(out), "--resume")
         assert refused(found, "experiment.json", "is damaged", "name another --out"), found.err
+
+
+@pytest.mark.usefixtures("in_process", "one_thread")
+def test_experiments_that_differ_have_directories_that_differ(
+    ran: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for more in ([], ["--lr", "0.0031"], ["--swizzle", "none"], ["--golden-seeds", "3"], ["--grad-weight", "B"]):
+        found = ran("train", *TINY, *more)
+        assert found.status == 0, found.err
+    assert len(list((tmp_path / "runs").iterdir())) == 5
+    assert refused(ran("train", *TINY), "already holds an experiment")
+    assert ran("train", *TINY, "--resume").status == 0
+
+
+def test_a_usual_experiment_has_no_hash_in_its_name() -> None:
+    usual = {"lr": 0.1, "steps": 10}
+    assert command_line._folder_name("AlexNet-weight[0,0]", usual, usual) == "alexnet-weight-0-0-"
+    name = command_line._folder_name("a", {"lr": 0.2, "steps": 10}, usual)
+    assert name == "a-" + sha256(b'{"lr": 0.2}').hexdigest()[:6]
+
+
+def test_make_run_may_be_repeated() -> None:
+    makefile = (Path(__file__).resolve().parents[1] / "Makefile").read_text()
+    (command,) = re.findall(r"^\t\$\(BIN\)/miscompute train .*$", makefile, re.MULTILINE)
+    assert "--resume" in command.split()
 
 
 def test_lower_prints_the_elements(ran: Any) -> None:
@@ -190,10 +241,19 @@ def test_lower_of_a_layer_by_hand(ran: Any) -> None:
     assert found.out.startswith("weight[2,1] bit 28 stuck-at 0 on nvdla-small, lenet5, batch 16\n")
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in found.out.splitlines() if line[:1] == "│"]
     assert [row[1:] for row in rows if row[0] == "fc3"] == [
-        ["forward", "weight", "22", "840", "2.62", "[oc 1:10:8, ic 2:84:8]"],  # 2 x 11
-        ["grad_input", "weight", "11", "840", "1.31", "[oc 2:10:8, ic 1:84:8]"],  # 1 x 11
-        ["grad_weight", "grad_output", "4", "160", "2.50", "[n 2:16:8, oc 1:10:8]"],  # 2 x 2
+        ["forward", "weight", "22", "840", "2.62", "100", "[oc 1:10:8, ic 2:84:8]"],  # 2 x 11
+        ["grad_input", "weight", "11", "840", "1.31", "100", "[oc 2:10:8, ic 1:84:8]"],  # 1 x 11
+        ["grad_weight", "grad_output", "4", "160", "2.50", "100", "[n 2:16:8, oc 1:10:8]"],  # 2 x 2
     ]
+
+
+def test_lower_shows_a_transient_where_it_is_active(ran: Any) -> None:
+    fault = "weight[0,0] bit 3 flip transient step 5 pass forward layer conv2"
+    for more, active in (([], 1), (["--step", "5"], 1), (["--step", "6"], 0)):
+        found = ran("lower", "--model", "lenet5", "--fault", fault, *more)
+        rows = [line for line in found.out.splitlines() if line[:1] == "│"]
+        assert sum("not active" not in row for row in rows) == active
+        assert len(rows) == 15
 
 
 def test_no_arguments_give_help(ran: Any) -> None:

@@ -1,7 +1,9 @@
 """The command line: reads arguments, calls the library, prints. Heavy imports wait until a command needs them."""
 
+import json
 import re
 import sys
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -112,6 +114,10 @@ def train(
         steps=steps,
         evaluate_every=evaluate_every,
     )
+    if momentum is not None and recipe.optimizer != "sgd":
+        raise InvalidInput(
+            f"momentum={momentum} is of sgd, not of {recipe.optimizer}; leave it out or add --optimizer sgd"
+        )
     experiment = Experiment(
         recipe=recipe,
         array=_array(array, grad_weight=grad_weight),
@@ -120,8 +126,11 @@ def train(
         swizzles=tuple(name for name in swizzle or ["step"] if name != "none"),
     )
     if out is None:
-        slug = re.sub(r"[^a-z0-9]+", "-", f"{recipe.model}-{data}-{array}-{fault}-seed-{recipe.seed}".lower())
-        out = Path("runs") / slug
+        usual = recipe_for(data, model=recipe.model, seed=recipe.seed)
+        names = f"{recipe.model}-{data}-{array}-{fault}-seed-{recipe.seed}"
+        given = {"grad_weight": grad_weight, "golden_seeds": golden_seeds, "swizzles": experiment.swizzles}
+        defaults = {"grad_weight": None, "golden_seeds": 5, "swizzles": ("step",)}
+        out = Path("runs") / _folder_name(names, vars(recipe) | given, vars(usual) | defaults)
     result = run_experiment(experiment, out, resume=resume, data_folder=data_folder, workers=workers, quiet=quiet)
     console = Console()
     console.print(outcome_table(result))
@@ -139,14 +148,22 @@ def lower(
     fault: FaultText = _DEFAULT_FAULT,
     grad_weight: GradWeight = None,
     swizzle: Annotated[str | None, typer.Option(help="none, step, stripe, layer, random or random:SEED.")] = None,
-    step: Annotated[int, typer.Option(min=0, help="The optimizer step, for swizzles that move.")] = 0,
+    step: Annotated[
+        int | None,
+        typer.Option(min=0, help="The optimizer step, for swizzles that move; default: 0, or the transient's own."),
+    ] = None,
 ) -> None:
-    """Show which elements of which operands a fault corrupts, per layer and pass, without running anything."""
+    """Show which elements of which operands a fault corrupts, per layer and pass, without running anything.
+
+    Also what part of the results sees them. Of a transient, and of any fault if --step is given, only where it is
+    active then.
+    """
     from rich.console import Console
 
     from .error import lower as lower_fault
-    from .fault import parse_fault
-    from .injection import trace
+    from .experiment._experiment import check_layers
+    from .fault import Transient, parse_fault
+    from .injection import inject, trace
     from .report import lowering_table
     from .tasks import DATA_SETS, MODEL_FORMAT, build_model, recipe_for
 
@@ -156,11 +173,14 @@ def lower(
     place = _array(array, grad_weight=grad_weight, swizzle=swizzle)
     parsed = parse_fault(fault)
     parsed.check(place, MODEL_FORMAT)  # says so if a bit is outside
-    errors = lower_fault(parsed, place, layers, step=step)
+    inject(network, parsed, array=place)  # says so if a memory's tensor is not there; nothing is injected
+    check_layers(parsed, layers)
+    at = step if step is not None else parsed.timing.step if isinstance(parsed.timing, Transient) else None
+    errors = lower_fault(parsed, place, layers, step=at or 0)
     print(f"{parsed} on {array}, {recipe.model}, batch {recipe.batch_size}")
     width = None if sys.stdout.isatty() else 140  # in a file or a pipe, a row is a line
     shown = [layer.as_matmul() for layer in layers] if place.im2col else layers
-    Console(width=width).print(lowering_table(shown, errors))
+    Console(width=width).print(lowering_table(shown, errors, timing=parsed.timing, step=at))
 
 
 @app.command()
@@ -203,6 +223,13 @@ def validate(
         print(f"{agreement.source}, {agreement.kind}: {agreement.example}")
     if failed:
         raise typer.Exit(1)
+
+
+def _folder_name(names: str, settings: dict[str, Any], usual: dict[str, Any]) -> str:
+    """Name a run directory: what it is about, and a short hash of the settings that are not the usual ones, if any."""
+    words = re.sub(r"[^a-z0-9]+", "-", names.lower())
+    others = {name: value for name, value in settings.items() if value != usual[name]}
+    return words + (f"-{sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()[:6]}" if others else "")
 
 
 def _array(name: str, **options: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from ..experiment import Result
+from ..experiment import Result, Run
 
 _SERIES = {
     "training, on the faulty machine": ("#7f7f7f", [2, 2]),
@@ -15,18 +15,24 @@ _SERIES = {
     "golden: validation": ("#2b6cb0", [1, 0]),
 }
 
+_NARROW = 0.05  # accuracies within so little of each other are labelled to a tenth of a per cent
+
 
 def curves_chart(result: Result) -> alt.FacetChart:
     """Draw the runs with the fault, one panel each, against the golden run of the same seed.
 
     Four curves over the optimizer steps: training accuracy as the faulty machine sees it, validation accuracy of the
-    same model on the faulty and on a healthy machine, and the fault-free run's.
+    same model on the faulty and on a healthy machine, and the fault-free run's. A dashed rule stands at a crash. Panels
+    are in the order of the runs.
     """
     rows: list[dict[str, Any]] = []
     golden = next(iter(result.trajectories.values()))
-    runs = {name: trajectory for name, trajectory in result.trajectories.items() if name in result.outcomes}
-    for name, trajectory in runs.items():
-        panel = name.replace("swizzled-", "swizzled, rotating each ") if name != "faulty" else "no swizzling"
+    panels: list[str] = []
+    for run in result.experiment.runs():
+        if run.name not in result.outcomes:
+            continue
+        trajectory = result.trajectories[run.name]
+        panels.append(panel := _panel(run))
         for point in trajectory.points:
             values = (point.train_accuracy, point.faulty_accuracy, point.healthy_accuracy)
             for series, value in zip(list(_SERIES)[:3], values, strict=True):
@@ -35,6 +41,10 @@ def curves_chart(result: Result) -> alt.FacetChart:
             {"panel": panel, "step": point.step, "curve": list(_SERIES)[3], "accuracy": point.healthy_accuracy}
             for point in golden.points
         ]
+        if trajectory.crash is not None:
+            rows.append({"panel": panel, "crash": trajectory.crash.step, "tensor": trajectory.crash.tensor})
+    accuracies = [row["accuracy"] for row in rows if "accuracy" in row]
+    labels = ".1%" if max(accuracies, default=1) - min(accuracies, default=0) < _NARROW else ".0%"
     recipe = result.experiment.recipe
     color = alt.Color(
         "curve:N",
@@ -46,19 +56,26 @@ def curves_chart(result: Result) -> alt.FacetChart:
         "curve:N", scale=alt.Scale(domain=list(_SERIES), range=[dash for _, dash in _SERIES.values()]), legend=None
     )
     lines = (
-        alt.Chart(alt.InlineData(values=rows))
+        alt.Chart()
+        .transform_filter("isValid(datum.accuracy)")
         .mark_line(strokeWidth=2)
         .encode(
             x=alt.X("step:Q", title="optimizer step"),
-            y=alt.Y("accuracy:Q", title="accuracy", axis=alt.Axis(format=".0%"), scale=alt.Scale(zero=False)),
+            y=alt.Y("accuracy:Q", title="accuracy", axis=alt.Axis(format=labels), scale=alt.Scale(zero=False)),
             color=color,
             strokeDash=dash,
             tooltip=["curve:N", "step:Q", alt.Tooltip("accuracy:Q", format=".1%")],
         )
-        .properties(width=360, height=260)
     )
+    crashes = (
+        alt.Chart()
+        .transform_filter("isValid(datum.crash)")
+        .mark_rule(color="#000000", strokeDash=[4, 4])
+        .encode(x="crash:Q", tooltip=[alt.Tooltip("crash:Q", title="crash at step"), "tensor:N"])
+    )
+    drawn = alt.layer(lines, crashes, data=alt.InlineData(values=rows)).properties(width=360, height=260)
     array = result.experiment.array
-    chart: alt.FacetChart = lines.facet(column=alt.Column("panel:N", title=None, sort=None)).properties(
+    chart: alt.FacetChart = drawn.facet(column=alt.Column("panel:N", title=None, sort=panels)).properties(
         title=alt.Title(
             f"{recipe.model} on {recipe.data}, {array.rows} x {array.cols} MACs, {result.experiment.fault}",
             subtitle=f"{recipe.optimizer}, seed {recipe.seed}",
@@ -66,6 +83,13 @@ def curves_chart(result: Result) -> alt.FacetChart:
         )
     )
     return chart
+
+
+def _panel(run: Run) -> str:
+    """Entitle a run's panel by its swizzle."""
+    assert run.array is not None
+    swizzle = str(run.array.swizzle)
+    return "no swizzling" if swizzle == "none" else f"swizzle {swizzle}"
 
 
 def write_chart(chart: alt.FacetChart, stem: Path) -> tuple[Path, Path]:

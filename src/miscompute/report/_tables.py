@@ -7,13 +7,19 @@ from rich.table import Table
 
 from ..error import AnyError, Error, Region, StoredError, SumError
 from ..experiment import Result
-from ..hardware import PASSES, Layer
+from ..fault import PERMANENT, Timing
+from ..hardware import PASSES, Layer, Pass
+from ..outcome import METRICS, TRAINING_METRIC, Outcome, Verdict, end_of
 from ..validation import Agreement
 
 
 def outcome_table(result: Result) -> Table:
-    """Tabulate where each run ended, in per cent, and what its outcome is."""
-    table = Table(title="accuracy at the end, %")
+    """Tabulate where each run ended as the judge sees it, in per cent, and what its outcome is.
+
+    Two more rows say what it was judged by: the golden runs' mean, and the limits. ``*`` marks what is below its limit;
+    only the validation columns decide.
+    """
+    table = Table(title="accuracy at the end (mean of the last fifth), %; * below the limit")
     table.add_column("run")
     for heading in ("training", "validation, faulty machine", "validation, healthy machine"):
         table.add_column(heading, justify="right")
@@ -24,36 +30,69 @@ def outcome_table(result: Result) -> Table:
         if not trajectory.points:
             table.add_row(name, "-", "-", "-", said)
             continue
-        last = trajectory.points[-1]
-        faulty = f"{100 * last.faulty_accuracy:.1f}" if outcome else "-"
-        table.add_row(name, f"{100 * last.train_accuracy:.1f}", faulty, f"{100 * last.healthy_accuracy:.1f}", said)
+        below = {verdict.metric for verdict in _verdicts(outcome) if verdict.is_below}
+        cells = [
+            f"{100 * end_of(trajectory, metric):.1f}{' *' if metric in below else ''}"
+            for metric in (TRAINING_METRIC, *METRICS)
+        ]
+        if outcome is None:
+            cells[1] = "-"
+        table.add_row(name, *cells, said)
+    judged = next((outcome for outcome in result.outcomes.values() if outcome.verdicts), None)
+    if judged is not None:
+        table.add_section()
+        for name, field in (("golden mean", "golden"), ("limit", "limit")):
+            table.add_row(name, *(f"{100 * getattr(verdict, field):.1f}" for verdict in _verdicts(judged)), "")
     return table
 
 
-def lowering_table(layers: Iterable[Layer], errors: Sequence[AnyError]) -> Table:
+def _verdicts(outcome: Outcome | None) -> list[Verdict]:
+    """List an outcome's verdicts in the order of the columns."""
+    return [] if outcome is None or outcome.training is None else [outcome.training, *outcome.verdicts]
+
+
+def lowering_table(
+    layers: Iterable[Layer], errors: Sequence[AnyError], *, timing: Timing = PERMANENT, step: int | None = None
+) -> Table:
     """Tabulate the errors of a fault, by layer and pass: the elements touched and what part of the whole they are.
 
-    What is touched is an operand, results (of sums that go wrong), or memory.
+    What is touched is an operand, results (of sums that go wrong), or memory. ``seen by`` is the part of the pass's
+    results that is computed from the touched elements of an operand, 100 % where all that read them do.
+
+    Args:
+        layers: all of the model's.
+        errors: of all layers and passes, as if the fault were active.
+        timing: when it is active.
+        step: the optimizer step to look at; passes in which the fault is not active then say so. None: whenever it is.
     """
     table = Table()
     for heading in ("layer", "pass", "what"):
         table.add_column(heading)
-    for heading in ("elements", "of", "%"):
+    for heading in ("elements", "of", "%", "seen by, %"):
         table.add_column(heading, justify="right")
     table.add_column("region")
+
+    def is_active(pass_: Pass, layer: str) -> bool:
+        return step is None or timing.active(step=step, pass_=pass_, layer=layer)
+
     for error in errors:
         if isinstance(error, StoredError):
             state = f" {error.state}" if error.state else ""
-            elements = f"element {error.elements}".replace("[", r"\[")
-            table.add_row(error.name, "-", f"{error.store}{state}", f"{len(error.elements):,}", "", "", elements)
+            # A memory has no passes; what is stored asks for the first (`injection`).
+            found = f"element {error.elements}" if is_active("forward", error.name) else _NOT_ACTIVE
+            count = len(error.elements) if found != _NOT_ACTIVE else 0
+            table.add_row(error.name, "-", f"{error.store}{state}", f"{count:,}", "", "", "", found)
     in_passes = [error for error in errors if not isinstance(error, StoredError)]
     if errors and not in_passes:
         return table
     for layer in layers:
         for pass_ in PASSES:
+            if not is_active(pass_, layer.name):
+                table.add_row(layer.name, pass_, "-", "0", "", "", "", _NOT_ACTIVE)
+                continue
             of_pass = [error for error in in_passes if error.layer == layer.name and error.pass_ == pass_]
             if not of_pass:
-                table.add_row(layer.name, pass_, "-", "0", "", "", "not reached")
+                table.add_row(layer.name, pass_, "-", "0", "", "", "", "not reached")
                 continue
             what, total = _whole(layer, of_pass[0])
             regions = list(dict.fromkeys(_region(error) for error in of_pass))
@@ -66,9 +105,24 @@ def lowering_table(layers: Iterable[Layer], errors: Sequence[AnyError]) -> Table
                 f"{touched:,}",
                 f"{total:,}",
                 f"{100 * touched / total:.2f}",
+                _seen_by(layer, of_pass),
                 f"{regions[0]}{more}".replace("[", r"\["),
             )
     return table
+
+
+_NOT_ACTIVE = "not active"
+
+
+def _seen_by(layer: Layer, of_pass: Sequence[Error | SumError]) -> str:
+    """Say which part of a pass's results is computed from the elements; empty for errors in results themselves."""
+    seen = {error.results for error in of_pass if isinstance(error, Error) and error.operand != "result"}
+    if not seen:
+        return ""
+    if None in seen:
+        return "100"
+    elements = sum(results.elements for results in seen if results is not None)
+    return f"{100 * elements / math.prod(layer.result(of_pass[0].pass_).values()):.2f}"
 
 
 def _region(error: Error | SumError) -> Region:
