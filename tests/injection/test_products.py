@@ -278,9 +278,7 @@ def wrong_multihead(attention: nn.MultiheadAttention, x: Tensor, mask: Tensor | 
     n, length, width = x.shape
     x = x.transpose(0, 1)  # rows are counted position by position, as the module lays them
     packed = wrong_linear(x, attention.in_proj_weight, attention.in_proj_bias)
-    q, k, v = (
-        part.reshape(length, n, attention.num_heads, -1).permute(1, 2, 0, 3) for part in packed.chunk(3, dim=-1)
-    )
+    q, k, v = (part.reshape(length, n, attention.num_heads, -1).permute(1, 2, 0, 3) for part in packed.chunk(3, dim=-1))
     y = wrong_attention(q, k, v, mask).permute(2, 0, 1, 3).reshape(length, n, width)
     return wrong_linear(y, attention.out_proj.weight, attention.out_proj.bias).transpose(0, 1)
 
