@@ -152,6 +152,8 @@ def lower(
         int | None,
         typer.Option(min=0, help="The optimizer step, for swizzles that move; default: 0, or the transient's own."),
     ] = None,
+    draw: Annotated[Path | None, typer.Option(help="Draw one layer to this stem: .png, .svg and .html.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Which layer to draw; default: the first that is reached.")] = None,
 ) -> None:
     """Show which elements of which operands a fault corrupts, per layer and pass, without running anything.
 
@@ -161,10 +163,10 @@ def lower(
     from rich.console import Console
 
     from .error import lower as lower_fault
-    from .experiment._experiment import check_layers
+    from .experiment import check_layers
     from .fault import Transient, parse_fault
     from .injection import inject, trace
-    from .report import lowering_table
+    from .report import lowering_chart, lowering_table, write_drawing
     from .tasks import DATA_SETS, MODEL_FORMAT, build_model, recipe_for
 
     recipe = recipe_for(data, model=model, width=width, batch_size=batch_size)
@@ -181,6 +183,14 @@ def lower(
     width = None if sys.stdout.isatty() else 140  # in a file or a pipe, a row is a line
     shown = [layer.as_matmul() for layer in layers] if place.im2col else layers
     Console(width=width).print(lowering_table(shown, errors, timing=parsed.timing, step=at))
+    if draw is not None:
+        reached = {getattr(error, "layer", None) for error in errors}
+        chosen = next((one for one in shown if one.name == layer or (layer is None and one.name in reached)), None)
+        if chosen is None:
+            names = ", ".join(one.name for one in shown)
+            raise InvalidInput(f"layer={layer!r} is not reached or not there; choose one of {names}")
+        png, svg, html = write_drawing(lowering_chart(place, parsed, chosen, errors), draw)
+        print(f"drawing: {png}, {svg} (interactive: {html})")
 
 
 @app.command()

@@ -196,7 +196,7 @@ def test_a_model_and_data_that_do_not_fit(few_digits: DataSet) -> None:
 
 
 def test_the_width_is_of_the_recipes_own_model() -> None:
-    assert recipe_for("cluttered_digits").width == recipe_for("cluttered_digits", model="alexnet").width == 0.25
+    assert recipe_for("cluttered_digits").width == recipe_for("cluttered_digits", model="alexnet").width == 0.125
     assert recipe_for("cluttered_digits", model="lenet5").width == 1
     assert recipe_for("cluttered_digits", model="lenet5", width=0.5).width == 0.5
 

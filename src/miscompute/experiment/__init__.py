@@ -7,6 +7,7 @@ from its last checkpoint to the same bits.
 from ._distributed import execute_distributed as execute_distributed
 from ._experiment import Experiment as Experiment
 from ._experiment import Result as Result
+from ._experiment import check_layers as check_layers
 from ._experiment import train as train
 from ._fleet import Fleet as Fleet
 from ._fleet import average_in_rank_order as average_in_rank_order

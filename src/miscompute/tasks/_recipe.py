@@ -140,7 +140,7 @@ def recipe_for(data: str, **changes: Any) -> Recipe:
     >>> recipe_for("cifar10", lr=1e-3, steps=None).steps
     3900
     >>> recipe_for("cluttered_digits").width, recipe_for("cluttered_digits", model="lenet5").width
-    (0.25, 1.0)
+    (0.125, 1.0)
     """
     if data not in RECIPES:
         raise InvalidInput(f"data={data!r} is unknown; choose one of {', '.join(RECIPES)}")
