@@ -13,7 +13,7 @@ INSTALLED := .venv/installed
 .PHONY: help setup run test
 
 help:
-	@echo "make run    train with a stuck bit and without, about two minutes: a table, and a figure under runs/;"
+	@echo "make run    train with a stuck bit and without, under three minutes: a table, and a figure under runs/;"
 	@echo "            interrupted or repeated, it goes on from what is there"
 	@echo "            DATA=cifar10 for CIFAR-10; ARGS='...' for more options, see $(BIN)/miscompute train --help"
 	@echo "make test   formatting, lint, types, tests and doctests"

@@ -132,7 +132,7 @@ def train(
         defaults = {"grad_weight": None, "golden_seeds": 5, "swizzles": ("step",)}
         out = Path("runs") / _folder_name(names, vars(recipe) | given, vars(usual) | defaults)
     result = run_experiment(experiment, out, resume=resume, data_folder=data_folder, workers=workers, quiet=quiet)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 140)  # in a file or a pipe, a row is a line
     console.print(outcome_table(result))
     png, html = write_chart(curves_chart(result), out / "curves")
     print(f"figure: {png} (interactive: {html})\nrun directory: {out}")
