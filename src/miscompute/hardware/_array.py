@@ -1,5 +1,6 @@
 """MAC arrays: geometry, schedule, and which operand each pass holds in the cells."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping as ReadOnlyDict
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import ClassVar, Literal, NamedTuple, get_args
 from .._invalid import InvalidInput
 from ..formats import Format, format_named
 from ._layer import Layer, Operand, Pass
-from ._schedule import Moment, Schedule, schedule_of
+from ._schedule import Moment, Schedule, taps_of
 from ._swizzle import NoSwizzle, Swizzle, swizzle_named
 
 Stage = Literal["product", "node", "partial_sum", "accumulator", "output"]
@@ -101,16 +102,16 @@ class Array(ABC):
     def schedule(self, layer: Layer, pass_: Pass) -> Schedule:
         """Lay a pass of a layer out in cycles."""
         mapping = self.mapping(pass_)
-        return schedule_of(
-            layer.as_matmul() if self.im2col else layer,
-            pass_,
-            stationary=mapping.stationary,
-            cells=mapping.cell,
-            lanes=mapping.lane,
-            image=mapping.image,
-            cols=self.cols,
-            depth=self.depth,
-            split=self.stripes,
+        if self.im2col:
+            layer = layer.as_matmul()
+        sizes = {"n": layer.n, "ic": layer.ic, "oc": layer.oc}
+        return Schedule(
+            batch=layer.batch,
+            groups=-(-sizes[mapping.cell] // self.cols),
+            images=sizes[mapping.image] if layer.size else 1,  # the images of a linear layer are the pixels of one
+            stripes=self.stripes(math.prod(layer.positions(pass_)) if layer.size else sizes[mapping.image]),
+            blocks=-(-sizes[mapping.lane] // self.depth),
+            taps=math.prod(taps_of(layer, mapping.stationary)),
         )
 
     @abstractmethod
@@ -213,3 +214,8 @@ GRAD_WEIGHT: ReadOnlyDict[str, Mapping] = MappingProxyType(
     }
 )
 """The two ways a weight gradient can lie on an array: which operand is held."""
+
+
+def mapping_of(pass_: Pass, grad_weight: Literal["A", "B"]) -> Mapping:
+    """Say how a pass lies on an array that holds the weight where it is read, else what ``grad_weight`` says."""
+    return GRAD_WEIGHT[grad_weight] if pass_ == "grad_weight" else WEIGHT_PASSES[pass_]

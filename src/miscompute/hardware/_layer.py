@@ -119,6 +119,11 @@ class Layer:
             case "grad_output":
                 return (*batch, self.n, self.oc, *self.out_size)
 
+    def tensor_shape(self, operand: Operand) -> tuple[int, ...]:
+        """Give an operand's shape as PyTorch has it: as `shape`, a grouped weight's output channels not split."""
+        shape = self.shape(operand)
+        return (self.oc, *shape[2:]) if operand == "weight" and self.groups > 1 else shape
+
     def elements(self, operand: Operand) -> int:
         """Count an operand's elements."""
         return math.prod(self.shape(operand))
@@ -133,15 +138,20 @@ class Layer:
         """
         match pass_:
             case "forward":
-                dims, spatial = {"n": self.n, "oc": self.oc}, self.out_size
+                dims = {"n": self.n, "oc": self.oc}
             case "grad_input":
-                dims, spatial = {"n": self.n, "ic": self.ic}, self.size
+                dims = {"n": self.n, "ic": self.ic}
             case "grad_weight":
                 dims = dict(zip(self.dims("weight"), self.shape("weight"), strict=True))
-                spatial = tuple(dims.pop(dim) for dim in _KERNEL_DIMS[len(self.kernel)])
+                for dim in _KERNEL_DIMS[len(self.kernel)]:
+                    del dims[dim]
         if self.batch > 1:
             dims = {"batch": self.batch, **dims}
-        return {**dims, "pixel": math.prod(spatial)} if spatial else dims
+        return {**dims, "pixel": math.prod(self.positions(pass_))} if self.size else dims
+
+    def positions(self, pass_: Pass) -> tuple[int, ...]:
+        """Give the spatial size of what a pass computes."""
+        return {"forward": self.out_size, "grad_input": self.size, "grad_weight": self.kernel}[pass_]
 
     def as_matmul(self) -> "Layer":
         """Give the matrix product that im2col makes of a convolution; a linear layer is one already.

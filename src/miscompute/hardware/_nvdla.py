@@ -5,7 +5,7 @@ from typing import ClassVar, Literal, final
 
 from .._invalid import InvalidInput
 from ..formats import FORMATS, Format, format_named, integer
-from ._array import GRAD_WEIGHT, WEIGHT_PASSES, Array, Mapping, Stage
+from ._array import GRAD_WEIGHT, Array, Mapping, Stage, mapping_of
 from ._layer import Pass
 from ._swizzle import Swizzle, swizzle_named
 
@@ -38,7 +38,7 @@ class Nvdla(Array):
 
     def mapping(self, pass_: Pass) -> Mapping:
         """Say which operand a pass holds in the cells and how its dimensions lie on rows and columns."""
-        return GRAD_WEIGHT[self.grad_weight] if pass_ == "grad_weight" else WEIGHT_PASSES[pass_]
+        return mapping_of(pass_, self.grad_weight)
 
     def stripes(self, pixels: int) -> tuple[range, ...]:
         """Split an image's result positions into stripes of 2K pixels, with NVDLA's rule for the end.

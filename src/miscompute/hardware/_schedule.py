@@ -1,7 +1,5 @@
 """When an array computes what: the cycles of one pass of one layer, and the product each multiplier forms in them."""
 
-import math
-from collections.abc import Callable
 from collections.abc import Mapping as ReadOnlyDict
 from dataclasses import dataclass
 from itertools import accumulate
@@ -131,11 +129,10 @@ def product_at(
         padding, an inserted zero, a zero between groups.
     """
     held = taps_of(layer, stationary)
-    walked = {"forward": layer.out_size, "grad_input": layer.size, "grad_weight": layer.kernel}[pass_]
     axes = range(len(layer.size))
     met = [
         _meeting(layer, pass_, stationary, axis=axis, u=u, q=q)
-        for axis, u, q in zip(axes, _unravel(tap, held), _unravel(pixel, walked), strict=True)
+        for axis, u, q in zip(axes, _unravel(tap, held), _unravel(pixel, layer.positions(pass_)), strict=True)
     ]
     r, o, h = ([m[part] for m in met] for part in range(3))
     n, oc, ic = channels["n"], channels["oc"], channels["ic"]
@@ -184,40 +181,3 @@ def _unravel(number: int, shape: tuple[int, ...]) -> Element:
         number, at = divmod(number, size)
         index.append(at)
     return tuple(reversed(index))
-
-
-def schedule_of(
-    layer: Layer,
-    pass_: Pass,
-    *,
-    stationary: Operand,
-    cells: str,
-    lanes: str,
-    image: str,
-    cols: int,
-    depth: int,
-    split: Callable[[int], tuple[range, ...]],
-) -> Schedule:
-    """Lay a pass out in time.
-
-    Args:
-        layer: the layer.
-        pass_: the computation.
-        stationary: the operand that is held in the cells.
-        cells: the dimension that is dealt to the cells.
-        lanes: the dimension that is summed over by one operation after another, ``depth`` at a time.
-        image: the remaining dimension of the result; of a linear layer, its positions.
-        cols: cells.
-        depth: products that a cell adds up in a cycle.
-        split: how many positions make a stripe.
-    """
-    sizes = {"n": layer.n, "ic": layer.ic, "oc": layer.oc}
-    positions = {"forward": layer.out_size, "grad_input": layer.size, "grad_weight": layer.kernel}[pass_]
-    return Schedule(
-        batch=layer.batch,
-        groups=-(-sizes[cells] // cols),
-        images=sizes[image] if layer.size else 1,
-        stripes=split(math.prod(positions) if layer.size else sizes[image]),
-        blocks=-(-sizes[lanes] // depth),
-        taps=math.prod(taps_of(layer, stationary)),
-    )

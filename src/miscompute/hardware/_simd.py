@@ -5,7 +5,7 @@ from typing import ClassVar, final
 
 from .._invalid import InvalidInput
 from ..formats import Format, format_named
-from ._array import GRAD_WEIGHT, WEIGHT_PASSES, Array, Mapping, Stage
+from ._array import Array, Mapping, Stage, mapping_of
 from ._layer import Pass
 from ._systolic import wide_word
 
@@ -36,7 +36,7 @@ class Simd(Array):
 
     def mapping(self, pass_: Pass) -> Mapping:
         """Say which operand is loaded as a vector (stationary) and which is broadcast to all lanes (streaming)."""
-        return GRAD_WEIGHT["B"] if pass_ == "grad_weight" else WEIGHT_PASSES[pass_]
+        return mapping_of(pass_, "B")
 
     def stripes(self, pixels: int) -> tuple[range, ...]:
         """Reload the vector for each row of the result.

@@ -5,14 +5,10 @@ from typing import ClassVar, Literal, final
 
 from .._invalid import InvalidInput
 from ..formats import FORMATS, Format, format_named, integer
-from ._array import GRAD_WEIGHT, WEIGHT_PASSES, Array, Conditions, Every, Mapping, Stage
+from ._array import Array, Conditions, Every, Mapping, Stage, mapping_of
 from ._layer import Layer, Pass
 from ._schedule import Moment, Schedule
 from ._swizzle import NoSwizzle, Swizzle, swizzle_named
-
-
-def _mapping(pass_: Pass) -> Mapping:
-    return GRAD_WEIGHT["A"] if pass_ == "grad_weight" else WEIGHT_PASSES[pass_]
 
 
 def wide_word(stage: Stage, format: Format) -> Format:
@@ -49,7 +45,7 @@ class WeightStationary(Array):
 
     def mapping(self, pass_: Pass) -> Mapping:
         """Say which operand a pass holds in the PEs and how its dimensions lie on rows and columns."""
-        return _mapping(pass_)
+        return mapping_of(pass_, "A")
 
     def stripes(self, pixels: int) -> tuple[range, ...]:
         """Hold a tile for all rows of A.
@@ -130,7 +126,7 @@ class OutputStationary(Array):
 
     def mapping(self, pass_: Pass) -> Mapping:
         """Say which operand of a pass is passed down (stationary) and which to the right (streaming)."""
-        return _mapping(pass_)
+        return mapping_of(pass_, "A")
 
     def stripes(self, pixels: int) -> tuple[range, ...]:
         """Compute the results of ``rows`` rows of A at once: the cycles of a stripe are those of its tile.

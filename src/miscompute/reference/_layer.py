@@ -87,9 +87,7 @@ def layer_result(
     """
     given = {operand: operands[operand] for operand in _OPERANDS[pass_]}
     for operand, values in given.items():
-        wanted = layer.shape(_TWINS[operand] if layer.transposed else operand)
-        if operand == "weight" and layer.groups > 1:
-            wanted = (layer.oc, *wanted[2:])  # a layer's weight tensor does not split its output channels
+        wanted = layer.tensor_shape(_TWINS[operand] if layer.transposed else operand)
         if values.shape != wanted:
             raise InvalidInput(f"{operand} {values.shape} of layer {layer.name!r} must be {wanted}")
     if array.format is not None and array.format.scale == "max" and (layer.batch, layer.groups) != (1, 1):

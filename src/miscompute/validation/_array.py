@@ -14,7 +14,7 @@ from .._invalid import InvalidInput
 from ..error import lower
 from ..fault import PERMANENT, SITES, Elements, Fault, Flip, Memory, Site, StuckAt, Transient
 from ..formats import FORMATS
-from ..hardware import PASSES, Array, Layer, Operand, Pass
+from ..hardware import OPERANDS, PASSES, Array, Layer, Operand, Pass
 from ..injection import inject
 from ._agreement import Agreement, Report, Tally, silent
 
@@ -155,14 +155,7 @@ def _layer(random: np.random.Generator, array: Array) -> Layer:
 def _data(random: np.random.Generator, layer: Layer) -> _Operands:
     """Draw int8 operands, many of them zeros, in the shapes of PyTorch's tensors of the convolution itself."""
     choices = np.concatenate([np.zeros(64), np.arange(-128, 128)])
-    weight = layer.shape("weight")
-    if layer.groups > 1:
-        weight = (layer.oc, *weight[2:])
-    shapes: dict[Operand, tuple[int, ...]] = {
-        "weight": weight,
-        "input": layer.shape("input"),
-        "grad_output": layer.shape("grad_output"),
-    }
+    shapes = {operand: layer.tensor_shape(operand) for operand in OPERANDS}
     return {operand: random.choice(choices, size=shape) for operand, shape in shapes.items()}
 
 
