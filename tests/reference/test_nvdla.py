@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,10 @@ from numpy.typing import NDArray
 from miscompute import InvalidInput, nvdla
 from miscompute.fault import (
     SITES,
-    Accumulator,
     ActivationRegister,
     AdderNode,
     CellOutput,
     Fault,
-    FinalOutput,
     Flip,
     Product,
     ProductTable,
@@ -26,33 +23,13 @@ from miscompute.fault import (
     Site,
     StuckAt,
     Transient,
-    WeightBus,
     WeightRegister,
     parse_fault,
 )
 from miscompute.reference import CoreResult, convolve
+from miscompute.validation._vectors import SITES as VECTOR_SITES
 
 Array64 = NDArray[np.float64]
-
-
-SITE: Mapping[str, Callable[[int, int, int], Site]] = {
-    "weight_reg": lambda c, k, _: WeightRegister(row=c, col=k),
-    "weight_shadow": lambda c, k, _: WeightRegister(row=c, col=k, stage="shadow"),
-    "weight_bus_half": lambda c, k, _: WeightBus(row=c, col=k, reach="half"),
-    "weight_bus_all": lambda c, _k, _a: WeightBus(row=c),
-    "weight_bus_all_prezero": lambda c, _k, _a: WeightBus(row=c, before_zero_detector=True),
-    "act_reg_cell": lambda c, k, _: ActivationRegister(row=c, col=k),
-    "act_reg_half": lambda c, k, _: ActivationRegister(row=c, col=k, reach="half"),
-    "act_reg_all": lambda c, _k, _a: ActivationRegister(row=c, reach="all"),
-    "product": lambda c, k, _: Product(row=c, col=k),
-    "adder_node": lambda c, k, _: AdderNode(row=c, col=k),
-    "adder_root": lambda _c, k, _a: CellOutput(col=k),
-    "cell_out": lambda _c, k, _a: CellOutput(col=k),
-    "accumulator": lambda _c, k, _a: Accumulator(col=k),
-    "accumulator_entry": lambda _c, k, a: Accumulator(col=k, address=a),
-    "final_out": lambda _c, k, _a: FinalOutput(col=k),
-}
-"""The sites of the vectors, from lane, cell and address."""
 
 
 @pytest.mark.usefixtures("unchecked")  # of types, which costs more than the computation
@@ -74,7 +51,7 @@ def test_agrees_with_rtl(vectors: Path, file: str, faults: int) -> None:
         for row, expected in zip(np.flatnonzero(data["f_layer"] == index), data[f"y_fault{index}"], strict=True):
             site, *place = (data[f"f_{field}"][row] for field in ("site", "c", "k", "addr"))
             fault = Fault(
-                site=SITE[str(site)](*map(int, place)),
+                site=VECTOR_SITES[str(site)](*map(int, place)),
                 effect=StuckAt(bit=int(data["f_bit"][row]), value=int(data["f_val"][row])),
             )
             core = convolve(array, fault, w, x, stride=stride, padding=(0, 0), dilation=dilation)

@@ -20,7 +20,6 @@ from ..fault import (
 )
 from ..hardware import Array, Nvdla
 from ._words import (
-    ON_THE_WAY,
     Broken,
     CoreResult,
     InMemory,
@@ -28,7 +27,9 @@ from ._words import (
     Sums,
     blocks,
     broken_in,
+    faulty_operand,
     not_a_place,
+    operands_in_memory,
     reshaped,
     valued,
 )
@@ -43,7 +44,8 @@ class _Registers(NamedTuple):
 
 def _faulty_registers(array: Array, broken: Broken | None) -> _Registers | None:
     """Mark the multipliers that read a wrong word from the fault's site; None if there are none."""
-    if broken is None or isinstance(broken.site, ON_THE_WAY):
+    operand = faulty_operand(broken)
+    if broken is None or operand is None:
         return None
     faulty = np.zeros((array.cols, array.rows), dtype=np.bool_)
     half = array.cols // 2
@@ -61,7 +63,7 @@ def _faulty_registers(array: Array, broken: Broken | None) -> _Registers | None:
             faulty[:, row] = True
         case _:
             raise not_a_place(broken, array)
-    return _Registers("streaming" if isinstance(broken.site, ActivationRegister) else "stationary", faulty)
+    return _Registers(operand, faulty)
 
 
 def _addresses(
@@ -257,15 +259,11 @@ def convolve(
     if not isinstance(array, Nvdla):
         raise InvalidInput(f"array={array} is no core for direct convolution; use layer_result")
     out, framed = _sizes(stationary, streaming, stride, padding, dilation)
-    sums, registers = Sums(array, broken), _faulty_registers(array, broken)
-
-    def in_memory(operand: Literal["stationary", "streaming"], values: NDArray[np.float64]) -> InMemory:
-        is_hit = registers is not None and registers.operand == operand
-        flat = values.reshape(*values.shape[:2], -1)
-        return InMemory(flat, array=array, dtype=sums.dtype, broken=broken if is_hit else None)
+    sums = Sums(array, broken)
 
     padded = np.pad(streaming, ((0, 0), (0, 0), *((pad, pad) for pad in padding)))
-    held, passing = in_memory("stationary", stationary), in_memory("streaming", padded)
+    flat = (values.reshape(*values.shape[:2], -1) for values in (stationary, padded))
+    held, passing = operands_in_memory(array, broken, *flat, dtype=sums.dtype)
     core = _Core(array, broken, held, passing, sums)
     addresses = _addresses(out, stationary.shape[2:], framed, stride, dilation)
     taps, pixels = addresses.shape

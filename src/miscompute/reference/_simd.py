@@ -14,7 +14,18 @@ from ..fault import (
     WeightRegister,
 )
 from ..hardware import Simd
-from ._words import ON_THE_WAY, Broken, CoreResult, InMemory, Numbers, Sums, blocks, broken_in, not_a_place, valued
+from ._words import (
+    Broken,
+    CoreResult,
+    Numbers,
+    Sums,
+    blocks,
+    broken_in,
+    faulty_operand,
+    not_a_place,
+    operands_in_memory,
+    product_result,
+)
 
 
 def _lanes(array: Simd, broken: Broken) -> NDArray[np.bool_]:
@@ -73,10 +84,8 @@ def vector_product(
     sums = Sums(array, broken)
     marked = np.zeros(array.cols, dtype=np.bool_) if broken is None else _lanes(array, broken)
     site = None if broken is None else broken.site
-    in_streaming = isinstance(site, ActivationRegister)
-    in_stationary = site is not None and not in_streaming and not isinstance(site, ON_THE_WAY)
-    held = InMemory(stationary, array=array, dtype=sums.dtype, broken=broken if in_stationary else None)
-    passing = InMemory(streaming, array=array, dtype=sums.dtype, broken=broken if in_streaming else None)
+    faulty = faulty_operand(broken)
+    held, passing = operands_in_memory(array, broken, stationary, streaming, dtype=sums.dtype)
     (rows, depth), cols = streaming.shape, stationary.shape[1]
     result = np.zeros((rows, cols), dtype=sums.dtype)
     touched = np.zeros(result.shape, dtype=np.bool_)
@@ -92,11 +101,11 @@ def vector_product(
                 touched[:, lanes] |= wrong if not isinstance(site, Accumulator | FinalOutput) else False
                 w, w_gated = held.number[k, lanes][None], held.gated[k, lanes][None]
                 x, x_gated = passing.number[:, k, None], passing.gated[:, k, None]
-                if in_stationary:
+                if faulty == "stationary":
                     w = np.where(wrong, held.misread[k, lanes], w)
                     w_gated = np.where(wrong, held.misread_gated[k, lanes], w_gated)
                     held.reached[k, lanes] |= wrong.any(axis=0) & ~held.spared[k, lanes]
-                elif in_streaming:
+                elif faulty == "streaming":
                     x = np.where(wrong, passing.misread[:, k, None], x)
                     passing.reached[:, k] |= wrong.any(axis=1) & ~passing.spared[:, k]
                 product = sums.wrap(np.where(w_gated | x_gated, w.dtype.type(0), w * x), "product")
@@ -110,13 +119,7 @@ def vector_product(
                 if isinstance(site, FinalOutput) and is_last:
                     _misread(accumulators, touched[:, lanes], wrong, sums.misread(accumulators, "output"))
             cycle += rows * depth
-    return CoreResult(
-        result=valued(result, held, passing),
-        touched=touched,
-        stationary=held.reading(),
-        streaming=passing.reading(),
-        cycles=cycle - first,
-    )
+    return product_result(result, touched, held, passing, cycles=cycle - first)
 
 
 def _rows_hit(broken: Broken, first: int, k: int, rows: int, depth: int) -> NDArray[np.bool_]:

@@ -23,7 +23,6 @@ from ..fault import (
 )
 from ..hardware import OutputStationary, WeightStationary
 from ._words import (
-    ON_THE_WAY,
     Broken,
     CoreResult,
     InMemory,
@@ -33,7 +32,8 @@ from ._words import (
     blocks,
     broken_in,
     not_a_place,
-    valued,
+    operands_in_memory,
+    product_result,
 )
 
 
@@ -109,11 +109,7 @@ def _prepare(
     ):
         raise not_a_place(broken, array)
     sums = Sums(array, broken)
-    site = None if broken is None else broken.site
-    in_streaming = isinstance(site, ActivationRegister)
-    in_stationary = site is not None and not in_streaming and not isinstance(site, ON_THE_WAY)
-    held = InMemory(stationary, array=array, dtype=sums.dtype, broken=broken if in_stationary else None)
-    passing = InMemory(streaming, array=array, dtype=sums.dtype, broken=broken if in_streaming else None)
+    held, passing = operands_in_memory(array, broken, stationary, streaming, dtype=sums.dtype)
     return broken, sums, held, passing
 
 
@@ -201,13 +197,7 @@ def weight_stationary(
                     accumulators[:, site.col] = np.where(tile.there, wrong, accumulators[:, site.col])
                     hit[:, site.col] |= tile.there
                 cycle += rows
-    return CoreResult(
-        result=valued(result, held, passing),
-        touched=touched,
-        stationary=held.reading(),
-        streaming=passing.reading(),
-        cycles=cycle - first,
-    )
+    return product_result(result, touched, held, passing, cycles=cycle - first)
 
 
 class _Tile:
@@ -377,13 +367,7 @@ def output_stationary(
                 in_use = np.s_[: rows.stop - rows.start, : columns.stop - columns.start]
                 result[rows, columns], touched[rows, columns] = sum_[in_use], hit[in_use]
                 cycle += depth
-    return CoreResult(
-        result=valued(result, held, passing),
-        touched=touched,
-        stationary=held.reading(),
-        streaming=passing.reading(),
-        cycles=cycle - first,
-    )
+    return product_result(result, touched, held, passing, cycles=cycle - first)
 
 
 def _sum_in_place(

@@ -1,7 +1,7 @@
 """What all arrays of this package have in common: words in memory, in registers and in sums, right and wrong."""
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from .._invalid import InvalidInput
 from ..fault import (
     ZERO,
     Accumulator,
+    ActivationRegister,
     AdderNode,
     BitOperation,
     CellOutput,
@@ -247,6 +248,42 @@ class InMemory:
         """Give what was recorded."""
         words = np.where(self.reached, self.misread_words, self.words)
         return Reading(words=words, reached=self.reached, read=self.read, format=self.format)
+
+
+def faulty_operand(broken: Broken | None) -> Literal["stationary", "streaming"] | None:
+    """Say whose registers or bus the fault is in; None: there is none, or it is on the way to the result."""
+    if broken is None or isinstance(broken.site, ON_THE_WAY):
+        return None
+    return "streaming" if isinstance(broken.site, ActivationRegister) else "stationary"
+
+
+def operands_in_memory(
+    array: Array,
+    broken: Broken | None,
+    stationary: NDArray[np.float64],
+    streaming: NDArray[np.float64],
+    *,
+    dtype: np.dtype[Any],
+) -> tuple[InMemory, InMemory]:
+    """Put both operands of a product into memory."""
+    faulty = faulty_operand(broken)
+    return (
+        InMemory(stationary, array=array, dtype=dtype, broken=broken if faulty == "stationary" else None),
+        InMemory(streaming, array=array, dtype=dtype, broken=broken if faulty == "streaming" else None),
+    )
+
+
+def product_result(
+    result: Numbers, touched: NDArray[np.bool_], held: InMemory, passing: InMemory, *, cycles: int
+) -> CoreResult:
+    """Give what an array computed of a product of matrices, (m, n)."""
+    return CoreResult(
+        result=valued(result, held, passing),
+        touched=touched,
+        stationary=held.reading(),
+        streaming=passing.reading(),
+        cycles=cycles,
+    )
 
 
 def valued(result: Numbers, held: InMemory, passing: InMemory) -> NDArray[np.float64]:
