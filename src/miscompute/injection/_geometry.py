@@ -107,11 +107,7 @@ class Convolution(Geometry):
         x = F.pad(x, [side for pad in reversed(self.padding) for side in (pad, pad)])
         for axis, (size, stride, dilation) in enumerate(zip(kernel, self.stride, self.dilation, strict=True)):
             reach = dilation * (size - 1) + 1
-            x = (
-                x.unfold(2 + axis, reach, stride)[..., ::dilation]
-                if dilation > 1
-                else x.unfold(2 + axis, reach, stride)
-            )
+            x = x.unfold(2 + axis, reach, stride)[..., ::dilation]
         rank = len(kernel)
         x = x.movedim(1, rank + 1)  # (n, *out, ic, *kernel)
         words = x.shape[rank + 1] // self.groups * math.prod(kernel)

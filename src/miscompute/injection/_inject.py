@@ -470,7 +470,7 @@ class Injection:
             return on_array.present[1]
         plans = UNREACHED
         if self._is_on:
-            fault = with_passes_swapped(self._fault) if on_array.is_transposed else self._fault
+            fault = self._fault_of(on_array)
             timing, layer = fault.timing, on_array.layer
             plans = {
                 pass_: plan if timing.active(step=self._step, pass_=pass_, layer=layer.name) else None
@@ -481,10 +481,14 @@ class Injection:
         on_array.present = self._moment, plans
         return plans
 
+    def _fault_of(self, on_array: LayerOnArray) -> Fault:
+        """Give the fault in the terms of the passes that a layer computes."""
+        return with_passes_swapped(self._fault) if on_array.is_transposed else self._fault
+
     def _plans_at(self, on_array: LayerOnArray) -> Plans:
         """Give the plans at the current step if the fault were active, made once for each dealing of the lanes."""
         layer, step, swizzle = on_array.layer, self._step, self._array.swizzle
-        fault = with_passes_swapped(self._fault) if on_array.is_transposed else self._fault
+        fault = self._fault_of(on_array)
         lanes: Hashable = step if swizzle.per_stripe else self._array.lanes(step=step, layer=layer.index)
         if lanes not in on_array.made:
             if len(on_array.made) >= _MOST_PLANS:

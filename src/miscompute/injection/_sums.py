@@ -192,9 +192,8 @@ class _Summing:
             faulty = node + self._table_errors(self.error.effect, held, passing)
         else:
             faulty = self._faulty(node, stage)
-        width = self.array.word("partial_sum", self.format).bits
         node_too = self._where_active(node, faulty)
-        return _wrapped(whole - node + node_too, width)
+        return _wrapped(whole - node + node_too, self._bits("partial_sum"))
 
     def _table_errors(self, table: ProductTable, held: Tensor, passing: Tensor) -> Tensor:
         assert self.error.rows is not None
@@ -244,7 +243,7 @@ class _Summing:
         operations = partial.shape[2]
         is_hit = self.error.stage == "accumulator"
         if not is_hit and not self.format.is_float:
-            reach = self.array.word("partial_sum", self.format).bits - 1
+            reach = self._bits("partial_sum") - 1
             if not self.array.saturates or operations << reach < 1 << (self._bits("accumulator") - 1):
                 return self._finish(self._kept(partial.sum(dim=2), "accumulator"))  # in whatever order
         total = torch.zeros_like(partial[:, :, 0])
@@ -270,7 +269,7 @@ class _Summing:
         return sums.clamp(-half, half - 1) if self.array.saturates else _wrapped(sums, bits)
 
     def _hits(self, operation: int) -> bool:
-        return self.error.operations is None or operation in set(self.error.operations)
+        return self.error.operations is None or operation in self.error.operations
 
     def _where_active(self, right: Tensor, wrong: Tensor) -> Tensor:
         """Take the wrong words in the operations that are hit; (image, cell, block, tap, pixel)."""
