@@ -196,28 +196,34 @@ def _plain(outcomes: dict[str, Outcome]) -> dict[str, Any]:
     }
 
 
-def _identity(experiment: Experiment) -> dict[str, Any]:
-    return {run.name: {**run.identity(), "threads": 1} for run in experiment.runs()}
+def identity_of(runs: Sequence[Run]) -> dict[str, Any]:
+    """Give what decides the results of runs, by their names."""
+    return {run.name: {**run.identity(), "threads": 1} for run in runs}
+
+
+@contextmanager
+def usable(out: Path) -> Iterator[None]:
+    """Make a run directory; inside, what the system refuses becomes one line that names it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise InvalidInput(f"out={str(out)!r} cannot be used ({error.strerror}); name another") from error
 
 
 def _check_directory(experiment: Experiment, out: Path, *, resume: bool) -> None:
     path = out / "experiment.json"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        text = path.read_text() if path.exists() else None
-    except OSError as error:
-        raise InvalidInput(f"out={str(out)!r} cannot be used ({error.strerror}); name another") from error
-    except UnicodeDecodeError:
-        text = ""
-    if text is None:
+    with usable(out):
+        held_text = path.read_bytes() if path.exists() else None
+    if held_text is None:
         return
     if not resume:
         raise InvalidInput(f"out={str(out)!r} already holds an experiment; add --resume or name another")
     try:
-        held = dict(json.loads(text)["runs"])
+        held = dict(json.loads(held_text)["runs"])
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidInput(f"run file {str(path)!r} is damaged; name another --out") from error
-    difference = _difference(held, json.loads(json.dumps(_identity(experiment))))
+    difference = _difference(held, json.loads(json.dumps(identity_of(experiment.runs()))))
     if difference:
         raise InvalidInput(
             f"out={str(out)!r} holds an experiment with other settings: {difference}; name another, or repeat them"
@@ -240,7 +246,7 @@ def _difference(held: Any, asked: Any, of: str = "") -> str:
 def _record(experiment: Experiment, out: Path) -> None:
     path = out / "experiment.json"
     if not path.exists():
-        record = {"command": sys.argv, "runs": _identity(experiment), "environment": _environment()}
+        record = {"command": sys.argv, "runs": identity_of(experiment.runs()), "environment": _environment()}
         with replacing(path) as partial:
             partial.write_text(json.dumps(record, indent=1))
 

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 from .._invalid import InvalidInput
 from ..injection import Injection
-from ..tasks import Recipe, Training
+from ..tasks import Recipe, Training, backpropagate
 
 _REPLICA = 0x0F1EE7  # keeps what a replica draws apart from everything else drawn from the seed
 
@@ -68,10 +67,7 @@ def replica_gradients(
     with torch.random.fork_rng():
         address = (training.recipe.seed, _REPLICA, training.step, rank)
         torch.manual_seed(int(np.random.SeedSequence(address).generate_state(1, np.uint64)[0]))
-        scores = model(examples)  # -> (n, classes) or (n, context, classes)
-        loss = F.cross_entropy(scores.flatten(0, -2), labels.flatten())
-        loss.backward()  # type: ignore[no-untyped-call]
-    return loss.detach(), int((scores.argmax(-1) == labels).sum())
+        return backpropagate(model, examples, labels)
 
 
 def fleet_gradients(training: Training, fleet: Fleet, injection: Injection | None) -> tuple[Tensor, int]:

@@ -5,14 +5,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from .._invalid import InvalidInput
 from ..fault import Fault
 from ..hardware import Array
 from ..outcome import Trajectory
 from ..tasks import MODEL_FORMAT, Recipe, check_fits, load_data
-from ._experiment import _execute_all
+from ._experiment import _execute_all, identity_of, usable
 from ._fleet import Fleet
 from ._run import Run, replacing
 
@@ -116,17 +115,14 @@ def train_fleet(
 
 def _claim(experiment: FleetExperiment, out: Path, *, resume: bool) -> None:
     """Write what is asked into the run directory, or compare it with what is there."""
-    asked: dict[str, Any] = {run.name: {**run.identity(), "threads": 1} for run in experiment.runs()}
+    asked = identity_of(experiment.runs())
     path = out / "fleet.json"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with usable(out):
         if not path.exists():
             with replacing(path) as partial:
                 partial.write_text(json.dumps(asked, indent=1))
             return
         held = path.read_bytes()
-    except OSError as error:
-        raise InvalidInput(f"out={str(out)!r} cannot be used ({error.strerror}); name another") from error
     if not resume:
         raise InvalidInput(f"out={str(out)!r} already holds an experiment; resume it or name another")
     try:

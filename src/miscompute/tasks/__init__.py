@@ -31,4 +31,5 @@ from ._text import CHARACTERS as CHARACTERS
 from ._text import text as text
 from ._training import Training as Training
 from ._training import accuracy as accuracy
+from ._training import backpropagate as backpropagate
 from ._training import check_fits as check_fits

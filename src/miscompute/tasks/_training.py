@@ -84,10 +84,7 @@ class Training:
         self.optimizer.zero_grad()
         with torch.random.fork_rng():
             torch.manual_seed(generator(self.recipe.seed, _MODEL, self.step).initial_seed())
-            scores = self.model(examples)  # -> (n, classes) or (n, context, classes)
-            loss = F.cross_entropy(scores.flatten(0, -2), labels.flatten())
-            loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), int((scores.argmax(-1) == labels).sum())
+            return backpropagate(self.model, examples, labels)
 
     def update(self) -> None:
         """Let the optimizer make the step."""
@@ -106,6 +103,14 @@ class Training:
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def backpropagate(model: nn.Module, examples: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+    """Add the gradients of the mean loss to the model's; return that loss and how many labels were right."""
+    scores = model(examples)  # -> (n, classes) or (n, context, classes)
+    loss = F.cross_entropy(scores.flatten(0, -2), labels.flatten())
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach(), int((scores.argmax(-1) == labels).sum())
 
 
 def accuracy(model: nn.Module, data: DataSet, *, batch_size: int = 500) -> float:
