@@ -92,8 +92,6 @@ def train(
     Golden runs of several seeds, the faulty run and the faulty run with channel swizzling, each evaluated on the faulty
     and on a healthy machine; prints a table and draws a figure.
     """
-    from rich.console import Console
-
     from .experiment import Experiment
     from .experiment import train as run_experiment
     from .fault import parse_fault
@@ -132,8 +130,7 @@ def train(
         defaults = {"grad_weight": None, "golden_seeds": 5, "swizzles": ("step",)}
         out = Path("runs") / _folder_name(names, vars(recipe) | given, vars(usual) | defaults)
     result = run_experiment(experiment, out, resume=resume, data_folder=data_folder, workers=workers, quiet=quiet)
-    console = Console(width=None if sys.stdout.isatty() else 140)  # in a file or a pipe, a row is a line
-    console.print(outcome_table(result))
+    _print_table(outcome_table(result))
     png, html = write_chart(curves_chart(result), out / "curves")
     print(f"figure: {png} (interactive: {html})\nrun directory: {out}")
 
@@ -160,8 +157,6 @@ def lower(
     Also what part of the results sees them. Of a transient, and of any fault if --step is given, only where it is
     active then.
     """
-    from rich.console import Console
-
     from .error import lower as lower_fault
     from .experiment import check_layers
     from .fault import Transient, parse_fault
@@ -180,9 +175,8 @@ def lower(
     at = step if step is not None else parsed.timing.step if isinstance(parsed.timing, Transient) else None
     errors = lower_fault(parsed, place, layers, step=at or 0)
     print(f"{parsed} on {array}, {recipe.model}, batch {recipe.batch_size}")
-    width = None if sys.stdout.isatty() else 140  # in a file or a pipe, a row is a line
     shown = [layer.as_matmul() for layer in layers] if place.im2col else layers
-    Console(width=width).print(lowering_table(shown, errors, timing=parsed.timing, step=at))
+    _print_table(lowering_table(shown, errors, timing=parsed.timing, step=at))
     if draw is not None:
         reached = {getattr(error, "layer", None) for error in errors}
         chosen = next((one for one in shown if one.name == layer or (layer is None and one.name in reached)), None)
@@ -227,12 +221,18 @@ def validate(
             assert array is not None
             place = _array(array, swizzle=swizzle)
             agreements = check_array(place, cases=cases, seed=seed, report=report)
-    Console(width=None if sys.stdout.isatty() else 140).print(agreement_table(agreements))
+    _print_table(agreement_table(agreements))
     failed = [agreement for agreement in agreements if not agreement.is_full]
     for agreement in failed:
         print(f"{agreement.source}, {agreement.kind}: {agreement.example}")
     if failed:
         raise typer.Exit(1)
+
+
+def _print_table(table: Any) -> None:
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 140).print(table)  # in a file or a pipe, a row is a line
 
 
 def _folder_name(names: str, settings: dict[str, Any], usual: dict[str, Any]) -> str:

@@ -92,10 +92,10 @@ def _panel(run: Run) -> str:
     return "no swizzling" if swizzle == "none" else f"swizzle {swizzle}"
 
 
-def write_chart(chart: alt.FacetChart, stem: Path) -> tuple[Path, Path]:
+def write_chart(chart: alt.FacetChart | alt.HConcatChart, stem: Path) -> tuple[Path, Path]:
     """Write a chart as ``stem.png`` and, interactive and readable offline, as ``stem.html``; return both paths."""
     specification = chart.to_json()
-    png, html = stem.with_suffix(".png"), stem.with_suffix(".html")
+    png, html = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "html"))
     png.write_bytes(vl_convert.vegalite_to_png(specification, scale=2))
     html.write_text(vl_convert.vegalite_to_html(specification, bundle=True))
     return png, html

@@ -14,6 +14,7 @@ from .._invalid import InvalidInput
 from ..error import TWIN_PASSES, AnyError, Error, Region, StoredError, SumError
 from ..fault import Exposure, Fault, SumExposure, Transient
 from ..hardware import OPERANDS, PASSES, Array, Layer, Operand, OutputStationary, Pass
+from ._curves import write_chart
 from ._tables import _region, _whole
 
 _COLORS = {
@@ -76,11 +77,9 @@ def lowering_chart(array: Array, fault: Fault, layer: Layer, errors: Sequence[An
 
 def write_drawing(chart: alt.HConcatChart, stem: Path) -> tuple[Path, Path, Path]:
     """Write a chart as ``stem.png``, ``stem.svg`` and, readable offline, ``stem.html``; return the paths."""
-    specification = chart.to_json()
-    png, svg, html = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg", "html"))
-    png.write_bytes(vl_convert.vegalite_to_png(specification, scale=2))
-    svg.write_text(vl_convert.vegalite_to_svg(specification))
-    html.write_text(vl_convert.vegalite_to_html(specification, bundle=True))
+    png, html = write_chart(chart, stem)
+    svg = stem.with_name(f"{stem.name}.svg")
+    svg.write_text(vl_convert.vegalite_to_svg(chart.to_json()))
     return png, svg, html
 
 
