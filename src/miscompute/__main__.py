@@ -36,7 +36,8 @@ Width = Annotated[
 ArrayName = Annotated[
     str,
     typer.Option(
-        "--array", help="nvdla-small, nvdla-large, systolic-ws, systolic-os, simd; or nvdla-32x16, systolic-ws-8x8."
+        "--array",
+        help="nvdla-small, nvdla-large, systolic-ws, systolic-os, simd, ...; of any size: nvdla-16x4, systolic-ws-8x8.",
     ),
 ]
 FaultText = Annotated[str, typer.Option("--fault", help="Such as 'weight[0,0] bit 28 stuck-at 0'.")]

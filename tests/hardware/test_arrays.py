@@ -15,7 +15,10 @@ from miscompute.hardware import (
     array_named,
     nvdla,
     nvdla_large,
+    nvdla_medium_512,
+    nvdla_medium_1024,
     nvdla_small,
+    nvdla_small_256,
     simd,
     systolic,
 )
@@ -40,7 +43,10 @@ def test_every_family_has_any_size(family: str) -> None:
 def test_what_names_stand_for() -> None:
     assert array_named("nvdla-32x16") == nvdla(rows=32, cols=16)
     assert array_named("nvdla-small") == nvdla_small() == nvdla(rows=8, cols=8)
-    assert array_named("nvdla-large") == nvdla_large()
+    assert array_named("nvdla-small-256") == nvdla_small_256() == nvdla(rows=32, cols=8)
+    assert array_named("nvdla-medium-512") == nvdla_medium_512() == nvdla(rows=32, cols=16)
+    assert array_named("nvdla-medium-1024") == nvdla_medium_1024() == nvdla(rows=32, cols=32)
+    assert array_named("nvdla-large") == nvdla_large() == nvdla(rows=64, cols=32)
     assert array_named("systolic-ws") == systolic(rows=128, cols=128)
     assert array_named("systolic-ws-4x8") == WeightStationary(rows=4, cols=8)
     assert array_named("systolic-os-4x8") == OutputStationary(rows=4, cols=8)
@@ -58,6 +64,7 @@ def test_options_reach_the_array() -> None:
     ("name", "options"),
     [
         ("nvdla-small", {"rows": 4}),
+        ("nvdla-medium-512", {"cols": 8}),
         ("nvdla-4x4", {"rows": 8}),  # the name has said it
         ("systolic-os-4x4", {"cols": 8}),
         ("systolic-ws", {"dataflow": "output-stationary"}),

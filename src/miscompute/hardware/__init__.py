@@ -21,7 +21,10 @@ from ._layer import Pass as Pass
 from ._nvdla import Nvdla as Nvdla
 from ._nvdla import nvdla as nvdla
 from ._nvdla import nvdla_large as nvdla_large
+from ._nvdla import nvdla_medium_512 as nvdla_medium_512
+from ._nvdla import nvdla_medium_1024 as nvdla_medium_1024
 from ._nvdla import nvdla_small as nvdla_small
+from ._nvdla import nvdla_small_256 as nvdla_small_256
 from ._schedule import Moment as Moment
 from ._schedule import Schedule as Schedule
 from ._schedule import product_at as product_at

@@ -8,13 +8,16 @@ from typing import Any
 
 from .._invalid import InvalidInput
 from ._array import Array
-from ._nvdla import nvdla, nvdla_large, nvdla_small
+from ._nvdla import nvdla, nvdla_large, nvdla_medium_512, nvdla_medium_1024, nvdla_small, nvdla_small_256
 from ._simd import simd
 from ._systolic import systolic
 
 ARRAYS: Mapping[str, Callable[..., Array]] = MappingProxyType(
     {
         "nvdla-small": nvdla_small,
+        "nvdla-small-256": nvdla_small_256,
+        "nvdla-medium-512": nvdla_medium_512,
+        "nvdla-medium-1024": nvdla_medium_1024,
         "nvdla-large": nvdla_large,
         "systolic-ws": partial(systolic, rows=128, cols=128, dataflow="weight-stationary"),
         "systolic-os": partial(systolic, rows=128, cols=128, dataflow="output-stationary"),

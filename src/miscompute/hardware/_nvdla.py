@@ -125,6 +125,36 @@ def nvdla_small(
     return nvdla(rows=8, cols=8, format=format, swizzle=swizzle, grad_weight=grad_weight)
 
 
+def nvdla_small_256(
+    *,
+    format: Format | str | None = None,
+    swizzle: Swizzle | str = "none",
+    grad_weight: Literal["A", "B"] = "A",
+) -> Nvdla:
+    """Build nv_small_256: 32 x 8 MACs."""
+    return nvdla(rows=32, cols=8, format=format, swizzle=swizzle, grad_weight=grad_weight)
+
+
+def nvdla_medium_512(
+    *,
+    format: Format | str | None = None,
+    swizzle: Swizzle | str = "none",
+    grad_weight: Literal["A", "B"] = "A",
+) -> Nvdla:
+    """Build nv_medium_512: 32 x 16 MACs."""
+    return nvdla(rows=32, cols=16, format=format, swizzle=swizzle, grad_weight=grad_weight)
+
+
+def nvdla_medium_1024(
+    *,
+    format: Format | str | None = None,
+    swizzle: Swizzle | str = "none",
+    grad_weight: Literal["A", "B"] = "A",
+) -> Nvdla:
+    """Build nv_medium_1024: 32 x 32 MACs."""
+    return nvdla(rows=32, cols=32, format=format, swizzle=swizzle, grad_weight=grad_weight)
+
+
 def nvdla_large(
     *,
     format: Format | str | None = None,
