@@ -5,6 +5,7 @@ from its last checkpoint to the same bits.
 """
 
 from ._distributed import execute_distributed as execute_distributed
+from ._execute import execute as execute
 from ._experiment import Experiment as Experiment
 from ._experiment import Result as Result
 from ._experiment import check_layers as check_layers
@@ -15,4 +16,6 @@ from ._fleet_experiment import FleetExperiment as FleetExperiment
 from ._fleet_experiment import FleetResult as FleetResult
 from ._fleet_experiment import train_fleet as train_fleet
 from ._run import Run as Run
-from ._run import execute as execute
+from ._trial import GoldenRun as GoldenRun
+from ._trial import record_golden as record_golden
+from ._trial import run_trial as run_trial

@@ -30,7 +30,8 @@ from ..hardware import Array, Layer, swizzle_named
 from ..injection import inject, trace
 from ..outcome import CONFIDENCE, METRICS, TAIL, Outcome, Trajectory, judge
 from ..tasks import DATA_SETS, MODEL_FORMAT, DataSet, Recipe, build_model, check_fits, load_data
-from ._run import Run, execute, replacing
+from ._execute import execute, replacing
+from ._run import Run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,10 @@ from ..fault import Fault
 from ..hardware import Array
 from ..outcome import Trajectory
 from ..tasks import MODEL_FORMAT, Recipe, check_fits, load_data
+from ._execute import replacing
 from ._experiment import _execute_all, identity_of, usable
 from ._fleet import Fleet
-from ._run import Run, replacing
+from ._run import Run
 
 
 @dataclass(frozen=True, kw_only=True)

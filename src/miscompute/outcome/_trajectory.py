@@ -39,7 +39,10 @@ class Trajectory:
 
     ``changed`` counts the values that the fault changed in training, evaluations left out; None for a golden run.
     ``validation_images`` is how many images, or tokens, each validation accuracy was measured on, ``training_labels``
-    on how many each training accuracy was, None if that is not known.
+    on how many each training accuracy was, None if that is not known. ``activated_at`` is the first step in which the
+    fault changed a value, None if it changed none so far. ``rejoined``: after so many steps the whole training state
+    was found equal, bit for bit, to the fault-free run's of the same seed, and the fault was over, so the rest of the
+    run is that run's; None if not, or if nobody looked.
     """
 
     points: tuple[Point, ...]
@@ -47,3 +50,5 @@ class Trajectory:
     training_labels: int | None = None
     changed: int | None = None
     crash: Crash | None = None
+    activated_at: int | None = None
+    rejoined: int | None = None
