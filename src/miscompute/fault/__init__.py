@@ -1,7 +1,7 @@
 """Hardware faults: a site (where), an effect (what happens to the word there) and a timing (when).
 
 A fault is the cause in hardware, whatever it then reaches. It is a value: compared by its content, spelled as a string
-and parsed back.
+and parsed back. A `FaultSpace` is a population of them, spelled by strings with choices.
 """
 
 from ._effect import EFFECTS as EFFECTS
@@ -31,8 +31,11 @@ from ._operand_sites import ActivationRegister as ActivationRegister
 from ._operand_sites import OperandValid as OperandValid
 from ._operand_sites import WeightBus as WeightBus
 from ._operand_sites import WeightRegister as WeightRegister
+from ._pattern import Extent as Extent
 from ._site import Site as Site
 from ._sites import SITES as SITES
+from ._space import FaultSpace as FaultSpace
+from ._space import Stratum as Stratum
 from ._stored_sites import Elements as Elements
 from ._stored_sites import Memory as Memory
 from ._sum_sites import Accumulator as Accumulator
