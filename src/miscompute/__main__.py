@@ -42,6 +42,9 @@ ArrayName = Annotated[
 ]
 FaultText = Annotated[str, typer.Option("--fault", help="Such as 'weight[0,0] bit 28 stuck-at 0'.")]
 GradWeight = Annotated[str | None, typer.Option(help="How weight gradients lie on NVDLA's core: A (default) or B.")]
+ImageMode = Annotated[
+    str | None, typer.Option(help="Which layer NVDLA computes in image mode: none (default) or first.")
+]
 Data = Annotated[str, typer.Option(help="cluttered_digits, cifar10 or tiny_shakespeare.")]
 
 
@@ -69,6 +72,7 @@ def train(
     array: ArrayName = "nvdla-small",
     fault: FaultText = _DEFAULT_FAULT,
     grad_weight: GradWeight = None,
+    image_mode: ImageMode = None,
     swizzle: Annotated[
         list[str] | None, typer.Option(help="A swizzle to run with the fault; may be repeated; 'none' for none.")
     ] = None,
@@ -119,7 +123,7 @@ def train(
         )
     experiment = Experiment(
         recipe=recipe,
-        array=_array(array, grad_weight=grad_weight),
+        array=_array(array, grad_weight=grad_weight, image_mode=image_mode),
         fault=parse_fault(fault),
         golden_seeds=golden_seeds,
         swizzles=tuple(name for name in swizzle or ["step"] if name != "none"),
@@ -127,8 +131,13 @@ def train(
     if out is None:
         usual = recipe_for(data, model=recipe.model, seed=recipe.seed)
         names = f"{recipe.model}-{data}-{array}-{fault}-seed-{recipe.seed}"
-        given = {"grad_weight": grad_weight, "golden_seeds": golden_seeds, "swizzles": experiment.swizzles}
-        defaults = {"grad_weight": None, "golden_seeds": 5, "swizzles": ("step",)}
+        given = {
+            "grad_weight": grad_weight,
+            "image_mode": image_mode,
+            "golden_seeds": golden_seeds,
+            "swizzles": experiment.swizzles,
+        }
+        defaults = {"grad_weight": None, "image_mode": None, "golden_seeds": 5, "swizzles": ("step",)}
         out = Path("runs") / _folder_name(names, vars(recipe) | given, vars(usual) | defaults)
     result = run_experiment(experiment, out, resume=resume, data_folder=data_folder, workers=workers, quiet=quiet)
     _print_table(outcome_table(result))
@@ -145,6 +154,7 @@ def lower(
     array: ArrayName = "nvdla-small",
     fault: FaultText = _DEFAULT_FAULT,
     grad_weight: GradWeight = None,
+    image_mode: ImageMode = None,
     swizzle: Annotated[str | None, typer.Option(help="none, step, stripe, layer, random or random:SEED.")] = None,
     step: Annotated[
         int | None,
@@ -168,7 +178,7 @@ def lower(
     recipe = recipe_for(data, model=model, width=width, batch_size=batch_size)
     network = build_model(recipe.model, **DATA_SETS[data].sizes, width=recipe.width)
     layers = trace(network, DATA_SETS[data].zeros(recipe.batch_size))
-    place = _array(array, grad_weight=grad_weight, swizzle=swizzle)
+    place = _array(array, grad_weight=grad_weight, image_mode=image_mode, swizzle=swizzle)
     parsed = parse_fault(fault)
     parsed.check(place, MODEL_FORMAT)  # says so if a bit is outside
     inject(network, parsed, array=place)  # says so if a memory's tensor is not there; nothing is injected
@@ -177,7 +187,7 @@ def lower(
     errors = lower_fault(parsed, place, layers, step=at or 0)
     print(f"{parsed} on {array}, {recipe.model}, batch {recipe.batch_size}")
     shown = [layer.as_matmul() for layer in layers] if place.im2col else layers
-    _print_table(lowering_table(shown, errors, timing=parsed.timing, step=at))
+    _print_table(lowering_table(shown, errors, array=place, timing=parsed.timing, step=at))
     if draw is not None:
         reached = {getattr(error, "layer", None) for error in errors}
         chosen = next((one for one in shown if one.name == layer or (layer is None and one.name in reached)), None)
@@ -194,6 +204,7 @@ def validate(
     vectors: Annotated[Path | None, typer.Option(help="A folder of RTL vectors, in place of an array.")] = None,
     cases: Annotated[int, typer.Option(help="Random layers x faults x passes.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Decides the cases.")] = 0,
+    image_mode: ImageMode = None,
     swizzle: Annotated[str | None, typer.Option(help="Of the array.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
@@ -220,7 +231,7 @@ def validate(
             agreements = check_vectors(vectors, report=report)
         else:
             assert array is not None
-            place = _array(array, swizzle=swizzle)
+            place = _array(array, image_mode=image_mode, swizzle=swizzle)
             agreements = check_array(place, cases=cases, seed=seed, report=report)
     _print_table(agreement_table(agreements))
     failed = [agreement for agreement in agreements if not agreement.is_full]

@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -161,3 +162,20 @@ def test_a_layer_that_cannot_be_is_refused(changed: dict[str, object], message: 
     plain: dict[str, object] = {"name": "c", "n": 2, "ic": 6, "oc": 4, "size": (8, 8), "kernel": (3, 3)}
     with pytest.raises(InvalidInput, match=re.escape(message)):
         Layer(**{**plain, **changed})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("other", [{"groups": 2}, {"transposed": True}, {"size": (5,), "kernel": (3,)}])
+def test_an_image_is_of_a_plain_convolution(other: dict[str, Any]) -> None:
+    layer = Layer(**{"name": "c", "n": 1, "ic": 4, "oc": 2, "size": (5, 5), "kernel": (3, 3), **other})
+    message = "layer 'c' is no plain convolution of images; leave it as it is"
+    with pytest.raises(InvalidInput, match="^" + message + "$"):
+        layer.as_image()
+
+
+def test_an_image_s_rows_are_channels_and_its_results_as_before() -> None:
+    layer = Layer(name="c", n=2, ic=3, oc=4, size=(7, 8), kernel=(3, 2), stride=(2, 3), padding=(1, 1))
+    image = layer.as_image()
+    assert image.result("forward") == layer.result("forward")
+    assert image.out_size == layer.out_size
+    assert image.elements("weight") == layer.elements("weight")
+    assert image.as_image() == image

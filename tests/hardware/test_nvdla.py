@@ -1,12 +1,14 @@
 """NVDLA's geometry, schedule, adders and words, from its table and by hand."""
 
 import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miscompute import InvalidInput, Nvdla, nvdla, nvdla_large, nvdla_small
+from miscompute import InvalidInput, Layer, Nvdla, nvdla, nvdla_large, nvdla_small
 from miscompute import hardware as hw
 from miscompute.formats import FORMATS
 from miscompute.hardware import PASSES, STAGES, SWIZZLES
@@ -110,6 +112,50 @@ def test_words_are_as_wide_as_in_the_hardware(rows: int, sums: int) -> None:
     array = nvdla(rows=rows, cols=8)
     assert [array.word(stage, FORMATS["int8"]).bits for stage in STAGES] == [18, sums, sums, 34, 32]
     assert {array.word(stage, FORMATS["fp16"]) for stage in STAGES} == {FORMATS["fp32"]}
+
+
+IMAGE = Layer(name="conv", n=2, ic=3, oc=5, size=(9, 9), kernel=(5, 3), stride=(2, 1), padding=(2, 1))
+
+
+def test_only_the_first_layer_s_forward_pass_of_an_image_runs_in_image_mode() -> None:
+    array = nvdla_small(image_mode="first")
+    assert array.seen(IMAGE, "forward") == IMAGE.as_image() == array.seen(IMAGE.as_image(), "forward")
+    for pass_ in PASSES:
+        assert nvdla_small().seen(IMAGE, pass_) == IMAGE
+    others: list[dict[str, Any]] = [
+        {"index": 1},
+        {"ic": 2},
+        {"ic": 5},
+        {"groups": 3, "oc": 6},
+        {"dilation": (1, 2)},
+        {"transposed": True},
+        {"size": (9,), "kernel": (5,), "stride": (1,), "padding": (0,), "dilation": (1,)},
+    ]
+    for other in others:
+        layer = replace(IMAGE, **other)
+        assert array.seen(layer, "forward") == layer, other
+    assert array.seen(IMAGE, "grad_input") == array.seen(IMAGE, "grad_weight") == IMAGE
+
+
+@pytest.mark.parametrize(
+    ("rows", "cols", "width", "lengths"),
+    # The sequence generator's CSC_IMG_STRIPE: 2K, and 4K where C / K = 4; each row of the output by itself.
+    [(8, 8, 9, [9, 9]), (8, 4, 20, [8, 8, 4] * 2), (8, 2, 20, [8, 8, 4] * 2), (64, 32, 224, [64, 64, 64, 32] * 2)],
+)
+def test_stripes_of_an_image_end_with_its_rows(rows: int, cols: int, width: int, lengths: list[int]) -> None:
+    array = nvdla(rows=rows, cols=cols, image_mode="first")
+    layer = replace(IMAGE, size=(4, width), kernel=(3, 3), stride=(1, 1), padding=(0, 1))
+    stripes = array.stripes_of(array.seen(layer, "forward"), "forward")
+    assert [len(stripe) for stripe in stripes] == lengths
+    assert [pixel for stripe in stripes for pixel in stripe] == list(range(2 * width))
+    schedule = array.schedule(layer, "forward")
+    assert (schedule.stripes, schedule.blocks, schedule.taps) == (stripes, -(-9 // rows), 3)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_unknown_image_mode_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="image_mode='all' is unknown; choose one of none, first"):
+        nvdla(rows=8, cols=8, image_mode="all")  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("unchecked")

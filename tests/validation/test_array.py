@@ -15,6 +15,7 @@ pytestmark = pytest.mark.usefixtures("one_thread", "unchecked")
 ARRAYS: dict[str, Array] = {
     "nvdla": nvdla(rows=4, cols=4),
     "nvdla B, odd": nvdla(rows=5, cols=3, grad_weight="B"),
+    "nvdla, images": nvdla(rows=4, cols=4, image_mode="first"),
     "nvdla rotated": nvdla(rows=4, cols=2, swizzle="stripe"),
     "weight-stationary": systolic(rows=3, cols=4),
     "output-stationary": systolic(rows=3, cols=4, dataflow="output-stationary"),

@@ -17,14 +17,20 @@ _T = TypeVar("_T", bound=Hashable)
 
 
 def lower(
-    fault: Fault, array: Array, layer: Layer | Iterable[Layer], *, step: int = 0, passes: Sequence[Pass] = PASSES
+    fault: Fault,
+    array: Array,
+    layer: Layer | Iterable[Layer],
+    *,
+    step: int = 0,
+    passes: Sequence[Pass] = PASSES,
+    as_seen: bool = False,
 ) -> tuple[AnyError, ...]:
     """Derive which tensor elements a fault on an array corrupts, in each pass of a layer or of several.
 
     The rules are exact down to ragged channels and groups (docs/architecture.md, "Lowering"): on lane c and cell k, a
     register of the stationary operand holds the elements with lane index = c mod rows and cell index = k mod cols; one
-    of the streaming operand holds those of lane c and is read by some cells only. On an array that computes
-    convolutions by im2col, regions are those of the product of matrices (`Layer.as_matmul`).
+    of the streaming operand holds those of lane c and is read by some cells only. Regions are those of the layer as the
+    array sees it (`Array.seen`): by im2col of the product of matrices, in image mode of `Layer.as_image`.
 
     Args:
         fault: what is broken.
@@ -32,6 +38,7 @@ def lower(
         layer: a layer, or the layers of a traced model.
         step: the optimizer step, which some swizzles go by.
         passes: the computations to lower for.
+        as_seen: whether layers and passes are such as the array sees them already.
 
     Returns:
         The errors, by layer and pass: `Error` of an operand, `SumError` between operands and result, `StoredError` in
@@ -60,9 +67,9 @@ def lower(
         return tuple(_lower_memory(fault, exposure, layers))
     found: list[AnyError] = []
     for one in layers:
-        seen = one.as_matmul() if array.im2col else replace(one, transposed=False)
         for pass_ in passes:
-            if one.transposed:
+            seen = one if as_seen else array.seen(one, pass_)
+            if one.transposed and not as_seen:
                 errors = _lower_pass(with_passes_swapped(fault), exposure, array, seen, TWIN_PASSES[pass_], step)
                 found += [_renamed(error, fault) for error in errors]
             else:
@@ -215,11 +222,10 @@ def _at_address(address: int | None, array: Array, layer: Layer, pass_: Pass, se
     """Keep of what is seen the positions with one index in their stripe."""
     if address is None:
         return seen
-    sizes = layer.result(pass_)
     of = "pixel" if layer.size else array.mapping(pass_).image
     there = [
         range(stripe.start + address, stripe.start + address + 1)
-        for stripe in array.stripes(sizes[of])
+        for stripe in array.stripes_of(layer, pass_)
         if address < len(stripe) and (seen is None or any(stripe.start in set(run) for run in seen.positions))
     ]
     return _Seen(seen.image if seen else {}, of, tuple(_runs(there)) if there else ())
@@ -240,14 +246,12 @@ def _dealings(
     if not array.swizzle.per_stripe:
         yield look(array.lanes(step=step, layer=layer.index)), None
         return
-    image = array.mapping(pass_).image
+    image, stripes = array.mapping(pass_).image, array.stripes_of(layer, pass_)
     if layer.size:
-        of, pixels = "pixel", layer.result(pass_)["pixel"]
-        stripes = array.stripes(pixels)
+        of = "pixel"
         period = array.rows // math.gcd(len(stripes), array.rows)  # images until the stripes meet the same lanes again
     else:  # the images of a linear layer are the pixels of one
-        sizes = {"n": layer.n, "ic": layer.ic, "oc": layer.oc}
-        of, stripes, period = image, array.stripes(sizes[image]), 1
+        of, period = image, 1
     for first in range(period):
         alike = defaultdict(list)
         for number, stripe in enumerate(stripes):

@@ -77,8 +77,8 @@ class Elements(Site):
     """Elements of an operand or of the result of a pass, wherever the hardware may have corrupted them.
 
     What statistical error models speak of: they say what came out wrong, not where. Elements count in the order of
-    memory, on arrays that compute by im2col in that of the product of matrices (`Layer.as_matmul`); those that a layer
-    does not have are not corrupted there.
+    memory of the layer as the array sees it (`Array.seen`): by im2col, of the product of matrices (`Layer.as_matmul`),
+    in image mode of `Layer.as_image`. Those that a layer does not have are not corrupted there.
 
     *Fidelity*: exact for what it says. How well it stands for a fault is the error model's affair.
     """

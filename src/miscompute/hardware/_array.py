@@ -94,6 +94,16 @@ class Array(ABC):
     def stripes(self, pixels: int) -> tuple[range, ...]:
         """Split an image's result positions, in linear order, into stripes: runs with the weights held in place."""
 
+    def stripes_of(self, layer: Layer, pass_: Pass) -> tuple[range, ...]:
+        """Give the stripes of an image of a layer as seen by the array; a linear layer's images are pixels of one."""
+        if layer.size:
+            return self.stripes(math.prod(layer.positions(pass_)))
+        return self.stripes({"n": layer.n, "ic": layer.ic, "oc": layer.oc}[self.mapping(pass_).image])
+
+    def seen(self, layer: Layer, pass_: Pass) -> Layer:
+        """Give the layer as the array computes a pass of it: by im2col, as a matrix product. Seen again, it stays."""
+        return layer.as_matmul() if self.im2col else layer
+
     @property
     def depth(self) -> int:
         """How many products a cell adds up in one cycle."""
@@ -101,15 +111,13 @@ class Array(ABC):
 
     def schedule(self, layer: Layer, pass_: Pass) -> Schedule:
         """Lay a pass of a layer out in cycles."""
-        mapping = self.mapping(pass_)
-        if self.im2col:
-            layer = layer.as_matmul()
+        mapping, layer = self.mapping(pass_), self.seen(layer, pass_)
         sizes = {"n": layer.n, "ic": layer.ic, "oc": layer.oc}
         return Schedule(
             batch=layer.batch,
             groups=-(-sizes[mapping.cell] // self.cols),
             images=sizes[mapping.image] if layer.size else 1,  # the images of a linear layer are the pixels of one
-            stripes=self.stripes(math.prod(layer.positions(pass_)) if layer.size else sizes[mapping.image]),
+            stripes=self.stripes_of(layer, pass_),
             blocks=-(-sizes[mapping.lane] // self.depth),
             taps=math.prod(taps_of(layer, mapping.stationary)),
         )

@@ -1,7 +1,7 @@
 """A layer as an accelerator sees it: one convolution, with its shapes."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from .._invalid import InvalidInput
@@ -27,7 +27,8 @@ class Layer:
     ``index`` is the layer's place among the layers of its model (0 first), which a swizzle may go by. ``batch`` linear
     layers of one shape, each with a weight of its own, are a batched product of matrices: an attention's heads, say.
     ``transposed`` is a transposed convolution, whose forward pass is the ``grad_input`` of the convolution described by
-    all the other fields, and the other way round.
+    all the other fields, and the other way round. ``packed`` is a convolution whose ``ic`` runs over a row of the
+    kernel with all its channels (`as_image`).
 
     >>> Layer(name="conv1", n=128, ic=3, oc=64, size=(32, 32), kernel=(5, 5), stride=(2, 2), padding=(2, 2)).out_size
     (16, 16)
@@ -48,6 +49,7 @@ class Layer:
     index: int = 0
     batch: int = 1
     transposed: bool = False
+    packed: bool = False
 
     def __post_init__(self) -> None:
         rank = len(self.size)
@@ -177,4 +179,32 @@ class Layer:
             oc=self.oc // self.groups,
             index=self.index,
             batch=self.groups,
+        )
+
+    def as_image(self) -> "Layer":
+        """Give the convolution that reads a whole row of the kernel as channels: word ``s * ic + c`` is channel c of column s.
+
+        Its input has, for every column of the output, the words of all channels that a kernel row covers there, padding
+        included; what remains of the kernel is one column.
+
+        >>> conv = Layer(name="c", n=4, ic=3, oc=8, size=(9, 7), kernel=(5, 3), stride=(2, 2), padding=(2, 1)).as_image()
+        >>> conv.shape("input"), conv.shape("weight"), conv.stride, conv.padding, conv.out_size
+        ((4, 9, 9, 4), (8, 9, 5, 1), (2, 1), (2, 0), (5, 4))
+        """  # noqa: E501
+        if len(self.size) != 2 or self.groups > 1 or self.transposed:
+            raise InvalidInput(f"layer {self.name!r} is no plain convolution of images; leave it as it is")
+        if self.packed:
+            return self
+        assert self.stride is not None
+        assert self.padding is not None
+        assert self.dilation is not None
+        return replace(
+            self,
+            ic=self.kernel[1] * self.ic,
+            size=(self.size[0], self.out_size[1]),
+            kernel=(self.kernel[0], 1),
+            stride=(self.stride[0], 1),
+            padding=(self.padding[0], 0),
+            dilation=(self.dilation[0], 1),
+            packed=True,
         )

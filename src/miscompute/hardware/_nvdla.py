@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, final
 from .._invalid import InvalidInput
 from ..formats import FORMATS, Format, format_named, integer
 from ._array import GRAD_WEIGHT, Array, Mapping, Stage, mapping_of
-from ._layer import Pass
+from ._layer import Layer, Pass
 from ._swizzle import Swizzle, swizzle_named
 
 
@@ -21,6 +21,17 @@ class Nvdla(Array):
     ``grad_weight`` chooses how a weight gradient is laid on the core: ``"A"`` holds the output gradient in the cells
     and streams the input, ``"B"`` the other way round. The batch is dealt to the lanes in both.
 
+    ``image_mode="first"`` computes the forward pass of a model's first layer in image mode, where few channels would
+    leave most lanes idle: a plain convolution over two dimensions (no groups, no dilation) of 1, 3 or 4 input channels.
+    Column s of the kernel and channel c meet on lane (s * IC + c) mod C; stripes end with a row of the output and have
+    2K positions, 4K if C = 4K (`Layer.as_image`). NVDLA's compiler does so for a convolution that reads the network's
+    input where that is declared an image, in a pixel format; ``"none"`` takes it for a feature map. Backward passes,
+    which NVDLA was not made for, are ordinary convolutions.
+
+    *Fidelity* of image mode: lanes as in cycle-accurate simulation (300 of 300 faults), order and stripes as in the
+    open RTL (the sequence generator, NV_NVDLA_CSC_sg.v). Left out: channel post-extension, an option of the hardware
+    that reads two or four kernel rows at once. ``tests/reference/test_image.py`` and `miscompute.validation` compare.
+
     >>> nvdla(rows=8, cols=8).mapping("grad_weight")
     Mapping(stationary='grad_output', streaming='input', lane='n', cell='oc', image='ic')
     """
@@ -30,11 +41,14 @@ class Nvdla(Array):
     loads_in_order: ClassVar[bool] = True
 
     grad_weight: Literal["A", "B"] = "A"
+    image_mode: Literal["none", "first"] = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.grad_weight not in GRAD_WEIGHT:
             raise InvalidInput(f"grad_weight={self.grad_weight!r} is unknown; choose one of A, B")
+        if self.image_mode not in ("none", "first"):
+            raise InvalidInput(f"image_mode={self.image_mode!r} is unknown; choose one of none, first")
 
     def mapping(self, pass_: Pass) -> Mapping:
         """Say which operand a pass holds in the cells and how its dimensions lie on rows and columns."""
@@ -56,6 +70,35 @@ class Nvdla(Array):
             stripes.append(range(start, start + length))
             start += length
         return tuple(stripes)
+
+    def stripes_of(self, layer: Layer, pass_: Pass) -> tuple[range, ...]:
+        """Give the stripes of one image of a layer, as the array sees it: in image mode, row after row.
+
+        >>> image = Layer(name="c", n=1, ic=1, oc=1, size=(2, 40), kernel=(1, 1)).as_image()
+        >>> nvdla_small().stripes_of(image, "forward")
+        (range(0, 16), range(16, 32), range(32, 40), range(40, 56), range(56, 72), range(72, 80))
+        """
+        if not (layer.packed and pass_ == "forward"):
+            return super().stripes_of(layer, pass_)
+        height, width = layer.out_size
+        most = (4 if self.rows == 4 * self.cols else 2) * self.cols  # a stripe begins where a word of the buffer does
+        starts = range(0, width, most)
+        return tuple(
+            range(row * width + start, row * width + min(start + most, width))
+            for row in range(height)
+            for start in starts
+        )
+
+    def seen(self, layer: Layer, pass_: Pass) -> Layer:
+        """Give the layer as the core computes a pass of it: in image mode, its first convolution's rows as channels."""
+        is_image = (
+            self.image_mode == "first"
+            and (pass_, layer.index, layer.groups, len(layer.size)) == ("forward", 0, 1, 2)
+            and layer.ic in (1, 3, 4)
+            and layer.dilation == (1, 1)
+            and not layer.transposed
+        )
+        return layer.as_image() if is_image else layer
 
     def node(self, row: int, level: int) -> range:
         """Give the lanes that meet at the node of a level of the adder tree: 2 at level 1, all at the root.
@@ -99,6 +142,7 @@ def nvdla(
     zero_gate: bool = True,
     swizzle: Swizzle | str = "none",
     grad_weight: Literal["A", "B"] = "A",
+    image_mode: Literal["none", "first"] = "none",
 ) -> Nvdla:
     """Build an NVDLA core of any size; formats and swizzles may be given by name.
 
@@ -112,6 +156,7 @@ def nvdla(
         zero_gate=zero_gate,
         swizzle=swizzle_named(swizzle) if isinstance(swizzle, str) else swizzle,
         grad_weight=grad_weight,
+        image_mode=image_mode,
     )
 
 
@@ -120,9 +165,10 @@ def nvdla_small(
     format: Format | str | None = None,
     swizzle: Swizzle | str = "none",
     grad_weight: Literal["A", "B"] = "A",
+    image_mode: Literal["none", "first"] = "none",
 ) -> Nvdla:
     """Build nv_small, the "small configuration": 8 x 8 MACs."""
-    return nvdla(rows=8, cols=8, format=format, swizzle=swizzle, grad_weight=grad_weight)
+    return nvdla(rows=8, cols=8, format=format, swizzle=swizzle, grad_weight=grad_weight, image_mode=image_mode)
 
 
 def nvdla_small_256(
@@ -130,9 +176,10 @@ def nvdla_small_256(
     format: Format | str | None = None,
     swizzle: Swizzle | str = "none",
     grad_weight: Literal["A", "B"] = "A",
+    image_mode: Literal["none", "first"] = "none",
 ) -> Nvdla:
     """Build nv_small_256: 32 x 8 MACs."""
-    return nvdla(rows=32, cols=8, format=format, swizzle=swizzle, grad_weight=grad_weight)
+    return nvdla(rows=32, cols=8, format=format, swizzle=swizzle, grad_weight=grad_weight, image_mode=image_mode)
 
 
 def nvdla_medium_512(
@@ -140,9 +187,10 @@ def nvdla_medium_512(
     format: Format | str | None = None,
     swizzle: Swizzle | str = "none",
     grad_weight: Literal["A", "B"] = "A",
+    image_mode: Literal["none", "first"] = "none",
 ) -> Nvdla:
     """Build nv_medium_512: 32 x 16 MACs."""
-    return nvdla(rows=32, cols=16, format=format, swizzle=swizzle, grad_weight=grad_weight)
+    return nvdla(rows=32, cols=16, format=format, swizzle=swizzle, grad_weight=grad_weight, image_mode=image_mode)
 
 
 def nvdla_medium_1024(
@@ -150,9 +198,10 @@ def nvdla_medium_1024(
     format: Format | str | None = None,
     swizzle: Swizzle | str = "none",
     grad_weight: Literal["A", "B"] = "A",
+    image_mode: Literal["none", "first"] = "none",
 ) -> Nvdla:
     """Build nv_medium_1024: 32 x 32 MACs."""
-    return nvdla(rows=32, cols=32, format=format, swizzle=swizzle, grad_weight=grad_weight)
+    return nvdla(rows=32, cols=32, format=format, swizzle=swizzle, grad_weight=grad_weight, image_mode=image_mode)
 
 
 def nvdla_large(
@@ -160,6 +209,7 @@ def nvdla_large(
     format: Format | str | None = None,
     swizzle: Swizzle | str = "none",
     grad_weight: Literal["A", "B"] = "A",
+    image_mode: Literal["none", "first"] = "none",
 ) -> Nvdla:
     """Build nv_large, the "large configuration": 64 x 32 MACs."""
-    return nvdla(rows=64, cols=32, format=format, swizzle=swizzle, grad_weight=grad_weight)
+    return nvdla(rows=64, cols=32, format=format, swizzle=swizzle, grad_weight=grad_weight, image_mode=image_mode)

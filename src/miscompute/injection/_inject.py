@@ -25,6 +25,7 @@ from ..error import StoredError, lower, with_passes_swapped
 from ..fault import PERMANENT, Fault
 from ..hardware import PASSES, Array, Layer
 from ._geometry import LINEAR, PRODUCTS, Call, Convolution, TransposedConvolution
+from ._image import OnArrayInImageMode
 from ._log import Log
 from ._memory import Memory
 from ._operators import COMPOSITES, OPERATORS, UNLOWERED, Operator
@@ -450,8 +451,10 @@ class Injection:
             if not x.numel():  # an empty batch
                 return None
             index = self._indices.setdefault(name, len(self._indices))
-            on_array = self._layers[key] = LayerOnArray(
-                geometry.layer(name, index, x, weight),
+            layer = geometry.layer(name, index, x, weight)
+            kind = OnArrayInImageMode if self._array.seen(layer, "forward").packed else LayerOnArray
+            on_array = self._layers[key] = kind(
+                layer,
                 geometry,
                 format=self._array.format,
                 plans=self._plans,
@@ -494,7 +497,9 @@ class Injection:
             if len(on_array.made) >= _MOST_PLANS:
                 on_array.made.clear()
             errors = [
-                error for error in lower(fault, self._array, layer, step=step) if not isinstance(error, StoredError)
+                error
+                for error in lower(fault, self._array, layer, step=step, passes=on_array.computes, as_seen=True)
+                if not isinstance(error, StoredError)
             ]
             on_array.made[lanes] = {
                 pass_: make_plan(layer, pass_, [error for error in errors if error.pass_ == pass_], self._array)

@@ -1,8 +1,8 @@
 """The three passes of a layer on the faulty array, and their place in autograd."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -155,10 +155,12 @@ def _make_part(layer: Layer, pass_: Pass, alike: Sequence[Sequence[Error]], seen
 class LayerOnArray:
     """A layer's three passes as the array computes them.
 
-    ``plans`` gives the plans that hold at present, by pass, None where the fault does not reach; ``record`` is told of
-    each execution under a plan: layer, pass, elements reached, and of these the bits that changed. ``step`` gives the
-    optimizer step.
+    ``layer`` is as the array sees it in the passes that are computed here, ``computes``. ``plans`` gives the plans that
+    hold at present, by pass, None where the fault does not reach; ``record`` is told of each execution under a plan:
+    layer, pass, elements reached, and of these the bits that changed. ``step`` gives the optimizer step.
     """
+
+    computes: ClassVar[Sequence[Pass]] = PASSES
 
     def __init__(
         self,
@@ -172,7 +174,7 @@ class LayerOnArray:
         step: Callable[[], int],
     ) -> None:
         self.is_transposed = layer.transposed  # then the passes below are those of its twin (`TWIN_PASSES`)
-        self.layer = replace(layer, transposed=False)
+        self.layer = layer
         self._step = step
         self.present: tuple[int, Plans] | None = None  # kept by ``plans``: the plans, and until when they hold
         self.made: dict[Hashable, Plans] = {}

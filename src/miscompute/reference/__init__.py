@@ -9,6 +9,7 @@ so an agreement between them and it is evidence.
 from ._fp16_mac import BlockSum as BlockSum
 from ._fp16_mac import fp16_mac as fp16_mac
 from ._fp16_mac import misread_register as misread_register
+from ._image import convolve_lines as convolve_lines
 from ._layer import LayerResult as LayerResult
 from ._layer import OperandReading as OperandReading
 from ._layer import forward as forward

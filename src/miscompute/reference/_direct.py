@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from ..fault import Fault
 from ..hardware import Layer, Nvdla, Operand, Pass
+from ._image import convolve_lines
 from ._laid import Array64, Computed, Laid, Shape, dense, framed, rotated, widened
 from ._nvdla import convolve
 
@@ -25,6 +26,8 @@ def directly(
 ) -> Computed:
     """Compute a pass of a layer on NVDLA's core. Of a grouped layer the core computes the dense one."""
     shape = Shape.of(layer)
+    if array.seen(layer, pass_).packed:
+        return _of_images(array, fault, layer, shape, operands, step=step, active=active, first=first)
     match pass_:
         case "forward":
             held, passing, stride, dilation = _forward(layer, shape)
@@ -65,6 +68,43 @@ def directly(
         return np.concatenate(kept)
 
     return Computed.of(core, held, passing, bring_back)
+
+
+def _of_images(
+    array: Nvdla,
+    fault: Fault | None,
+    layer: Layer,
+    shape: Shape,
+    operands: dict[Operand, Array64],
+    *,
+    step: int,
+    active: bool,
+    first: int,
+) -> Computed:
+    """Compute the forward pass in image mode: pixels lie side by side in lines, the channels of each together."""
+
+    def in_lines(values: Array64) -> Array64:
+        lines = np.moveaxis(values, 1, -1)  # (., ic, line, column) -> (., line, column, ic)
+        return lines.reshape(*lines.shape[:2], -1)
+
+    around = tuple(size + 2 * p for size, p in zip(shape.size, shape.padding, strict=True))
+    down, across = shape.stride
+    out_lines, out_pixels = shape.out
+    held = Laid(operand="weight", steps=in_lines)
+    passing = Laid(operand="input", steps=lambda x: in_lines(framed(x, shape.padding, around)))
+    core = convolve_lines(
+        array,
+        fault,
+        held.steps(operands["weight"]),
+        passing.steps(operands["input"]),
+        out=(out_lines, out_pixels),
+        stride=(down, across * layer.ic),
+        step=step,
+        layer_index=layer.index,
+        active=active,
+        first=first,
+    )
+    return Computed.of(core, held, passing, lambda result: result)
 
 
 def _forward(layer: Layer, shape: Shape) -> _Convolution:

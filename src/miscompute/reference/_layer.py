@@ -137,6 +137,8 @@ def _results(
         passes: dict[Pass, Pass] = {"forward": "grad_input", "grad_input": "forward", "grad_weight": "grad_weight"}
         own = {_TWINS[operand]: values for operand, values in operands.items()}
         twin = replace(layer, transposed=False)
+        if isinstance(array, Nvdla):  # what it reads is a gradient, and no image
+            array = replace(array, image_mode="none")
         found = _results(array, fault, twin, passes[pass_], own, step=step, active=active, first=first)
         return replace(found, operands={_TWINS[operand]: reading for operand, reading in found.operands.items()})
     match array:

@@ -1,5 +1,6 @@
 """NVDLA's direct-convolution core, one atomic operation after another."""
 
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -80,17 +81,22 @@ def _addresses(
     return addresses
 
 
-class _Operations(NamedTuple):
-    """The atomic operations of one channel block and one stripe: one a kernel position and address, (tap, pixel).
+Words = tuple[slice | NDArray[np.intp], ...]
+"""Where words lie in a memory of any shape."""
 
-    ``lanes`` gives the lane of each of the ``channels``; ``cycles`` numbers the operations.
+
+class _Operations(NamedTuple):
+    """The atomic operations of one channel block and one stripe: one a kernel position and pixel, (tap, pixel).
+
+    ``lanes`` gives the lane of each of the ``channels``; ``passers`` finds in an image the words that they meet,
+    (channel, tap, pixel); ``cycles`` numbers the operations.
     """
 
     cells: slice
     channels: slice
     lanes: NDArray[np.intp]
     image: int
-    addresses: NDArray[np.intp]
+    passers: Words
     cycles: NDArray[np.intp]
 
 
@@ -106,7 +112,7 @@ class _Core:
         """Multiply and add up: each cell's partial sums, (cell, tap, pixel), and whether the fault touched them."""
         held, passing = self._held, self._passing
         in_cells = (at.cells, at.channels)  # (cell, channel, tap)
-        passers = (at.channels, at.addresses)  # of one image: (channel, tap, pixel)
+        passers = at.passers
         held.read[in_cells] = True
         passing.read[at.image][passers] = True
         w, w_gated = held.number[in_cells][..., None], held.gated[in_cells][..., None]
@@ -122,7 +128,7 @@ class _Core:
             else:  # each cell may now see another word; the detector has seen the one that was sent
                 x = np.where(wrong, passing.misread[at.image][passers], x)
                 wrong = wrong & ~passing.spared[at.image][passers]
-                passing.reached[at.image][passers] |= wrong.any(axis=0)
+                _mark(passing.reached[at.image], passers, wrong.any(axis=0))
             touched |= wrong.any(axis=1)
         products = np.where(w_gated | x_gated, w.dtype.type(0), w * x)  # (cell, channel, tap, pixel)
         if not self._sums.in_words:
@@ -203,6 +209,12 @@ class _Core:
                     touched[col] |= there
 
 
+def _mark(marks: NDArray[np.bool_], words: Words, wanted: NDArray[np.bool_]) -> None:
+    """Mark some of these words; one word may be among them several times, wanted only once."""
+    numbers = np.arange(marks.size).reshape(marks.shape)[words]
+    marks.reshape(-1)[numbers[wanted]] = True
+
+
 def convolve(
     array: Array,
     fault: Fault | None,
@@ -264,10 +276,63 @@ def convolve(
     padded = np.pad(streaming, ((0, 0), (0, 0), *((pad, pad) for pad in padding)))
     flat = (values.reshape(*values.shape[:2], -1) for values in (stationary, padded))
     held, passing = operands_in_memory(array, broken, *flat, dtype=sums.dtype)
-    core = _Core(array, broken, held, passing, sums)
     addresses = _addresses(out, stationary.shape[2:], framed, stride, dilation)
-    taps, pixels = addresses.shape
-    images, (cells_total, channels_total) = len(streaming), stationary.shape[:2]
+    result, touched, cycles = walk(
+        array,
+        broken,
+        held,
+        passing,
+        sums,
+        stripes=array.stripes(addresses.shape[1]),
+        passers=lambda channels, stripe: (channels, addresses[:, stripe.start : stripe.stop]),
+        step=step,
+        layer_index=layer_index,
+        first=first,
+    )
+    everything = (slice(None), slice(None))
+    inside = tuple(slice(pad, pad + size) for pad, size in zip(padding, streaming.shape[2:], strict=True))
+    return CoreResult(
+        result=valued(result, held, passing).reshape(*result.shape[:2], *out),
+        touched=touched.reshape(*result.shape[:2], *out),
+        stationary=reshaped(held.reading(), stationary.shape, everything),
+        streaming=reshaped(passing.reading(), padded.shape, (*everything, *inside)),
+        cycles=cycles,
+    )
+
+
+def walk(
+    array: Array,
+    broken: Broken | None,
+    held: InMemory,
+    passing: InMemory,
+    sums: Sums,
+    *,
+    stripes: Sequence[range],
+    passers: Callable[[slice, range], Words],
+    step: int,
+    layer_index: int,
+    first: int,
+) -> tuple[Numbers, NDArray[np.bool_], int]:
+    """Walk the core's loops: kernel group, image, stripe, channel block, kernel position, pixel.
+
+    Args:
+        array: the array.
+        broken: the fault, if it is there.
+        held: the stationary operand, (cell, channel, kernel position).
+        passing: the streaming operand, images of any shape.
+        sums: on the way to results.
+        stripes: the pixels of each stripe.
+        passers: finds in an image the words that meet some channels in a stripe, (channel, kernel position, pixel).
+        step: the optimizer step, which some swizzles go by.
+        layer_index: the layer's place in its model, which some swizzles go by.
+        first: the number of the first cycle.
+
+    Returns:
+        The results, (image, cell, pixel); whether the fault touched them; the cycles that it took.
+    """
+    core = _Core(array, broken, held, passing, sums)
+    cells_total, channels_total, taps = held.number.shape
+    images, pixels = len(passing.number), sum(map(len, stripes))
     result = np.zeros((images, cells_total, pixels), dtype=sums.dtype)
     touched = np.zeros(result.shape, dtype=np.bool_)
     cycle = first
@@ -276,7 +341,7 @@ def convolve(
         for cells in blocks(cells_total, array.cols):  # a kernel group; cells beyond the last one are off
             stripe_number = 0
             for image in range(images):
-                for stripe in array.stripes(pixels):
+                for stripe in stripes:
                     where = (image, cells, slice(stripe.start, stripe.stop))
                     lanes = np.array(array.lanes(step=step, layer=layer_index, stripe=stripe_number))
                     for channels in blocks(channels_total, array.rows):  # lanes beyond the last one are masked
@@ -286,7 +351,7 @@ def convolve(
                             channels=channels,
                             lanes=lanes[: channels.stop - channels.start],
                             image=image,
-                            addresses=addresses[:, stripe.start : stripe.stop],
+                            passers=passers(channels, stripe),
                             cycles=np.arange(cycle, cycle + operations).reshape(taps, -1),
                         )
                         partial, by_fault = core.partial_sums(at)
@@ -295,16 +360,7 @@ def convolve(
                         core.accumulate(result[where], touched[where], at, partial, is_last_block=is_last_block)
                         cycle += operations
                     stripe_number += 1
-
-    everything = (slice(None), slice(None))
-    inside = tuple(slice(pad, pad + size) for pad, size in zip(padding, streaming.shape[2:], strict=True))
-    return CoreResult(
-        result=valued(result, held, passing).reshape(images, cells_total, *out),
-        touched=touched.reshape(images, cells_total, *out),
-        stationary=reshaped(held.reading(), stationary.shape, everything),
-        streaming=reshaped(passing.reading(), padded.shape, (*everything, *inside)),
-        cycles=cycle - first,
-    )
+    return result, touched, cycle - first
 
 
 def _sizes(

@@ -47,7 +47,10 @@ def lowering_chart(array: Array, fault: Fault, layer: Layer, errors: Sequence[An
     if any(isinstance(error, StoredError) for error in errors):
         raise InvalidInput(f"fault '{fault}' is in memory, which is not in the picture of the array; leave draw out")
     in_passes = [error for error in errors if not isinstance(error, StoredError) and _is_there(error, layer)]
-    passes = [_pass_panel(layer, pass_, [error for error in in_passes if error.pass_ == pass_]) for pass_ in PASSES]
+    passes = [
+        _pass_panel(array.seen(layer, pass_), pass_, [error for error in in_passes if error.pass_ == pass_])
+        for pass_ in PASSES
+    ]
     kernel = f", kernel {' x '.join(map(str, layer.kernel))}" if layer.kernel else ""
     product = ", as a matrix product" if array.im2col else ""
     groups = f", {layer.groups} groups" if layer.groups > 1 else f", batch of {layer.batch}" if layer.batch > 1 else ""

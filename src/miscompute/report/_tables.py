@@ -8,7 +8,7 @@ from rich.table import Table
 from ..error import AnyError, Error, Region, StoredError, SumError
 from ..experiment import Result
 from ..fault import PERMANENT, Timing
-from ..hardware import PASSES, Layer, Pass
+from ..hardware import PASSES, Array, Layer, Pass
 from ..outcome import METRICS, TRAINING_METRIC, Outcome, Verdict, end_of
 from ..validation import Agreement
 
@@ -52,7 +52,12 @@ def _verdicts(outcome: Outcome | None) -> list[Verdict]:
 
 
 def lowering_table(
-    layers: Iterable[Layer], errors: Sequence[AnyError], *, timing: Timing = PERMANENT, step: int | None = None
+    layers: Iterable[Layer],
+    errors: Sequence[AnyError],
+    *,
+    array: Array | None = None,
+    timing: Timing = PERMANENT,
+    step: int | None = None,
 ) -> Table:
     """Tabulate the errors of a fault, by layer and pass: the elements touched and what part of the whole they are.
 
@@ -62,6 +67,7 @@ def lowering_table(
     Args:
         layers: all of the model's.
         errors: of all layers and passes, as if the fault were active.
+        array: which sees them as it computes them (`Array.seen`); None: as they are.
         timing: when it is active.
         step: the optimizer step to look at; passes in which the fault is not active then say so. None: whenever it is.
     """
@@ -94,7 +100,7 @@ def lowering_table(
             if not of_pass:
                 table.add_row(layer.name, pass_, "-", "0", "", "", "", "not reached")
                 continue
-            what, total = _whole(layer, of_pass[0])
+            what, total = _whole(layer if array is None else array.seen(layer, pass_), of_pass[0])
             regions = list(dict.fromkeys(_region(error) for error in of_pass))
             touched = sum(region.elements for region in regions)
             more = f" and {len(regions) - 1} more" if len(regions) > 1 else ""
