@@ -1,5 +1,7 @@
 """The table of operators: what a call says, and passes that are PyTorch's own bit for bit."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -167,6 +169,45 @@ def test_attention(options: dict[str, Any]) -> None:
     expected = F.scaled_dot_product_attention(query, key, value, **options)
     found = COMPOSITES[F.scaled_dot_product_attention](product, query, key, value, **options)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("wrong", [None, math.inf, math.nan])
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_attention_in_place_is_attention_to_the_last_bit(is_causal: bool, wrong: float | None, autocast: bool) -> None:
+    random = torch.Generator().manual_seed(1)
+    tensors = [torch.randn(2, 3, length, 8, generator=random) for length in (5, 6, 6)]
+    if wrong is not None:
+        for tensor in tensors:
+            tensor[0, 1, 3, 2] = wrong
+    grad_output = torch.randn(2, 3, 5, 8, generator=random)
+
+    def plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        scores = query @ key.mT * (1 / math.sqrt(8))
+        if is_causal:
+            scores = scores.masked_fill(~torch.ones(5, 6, dtype=torch.bool).tril(), -math.inf)
+        return scores.softmax(-1) @ value
+
+    def taken_apart(*tensors: Tensor) -> Tensor:
+        return COMPOSITES[F.scaled_dot_product_attention](product, *tensors, is_causal=is_causal)
+
+    def results(attention: Callable[..., Tensor]) -> list[Tensor]:
+        leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+        with torch.autocast("cpu", enabled=autocast):
+            y = attention(*leaves)
+            with torch.no_grad():
+                again = attention(*leaves)
+        return [y, again, *torch.autograd.grad(y, leaves, grad_output.to(y.dtype))]
+
+    for found, expected in zip(results(taken_apart), results(plain), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_attention_taken_apart_can_be_differentiated_twice() -> None:
+    random = torch.Generator().manual_seed(1)
+    tensors = [torch.randn(1, 1, 3, 2, generator=random, dtype=torch.float64).requires_grad_() for _ in range(3)]
+    attention = COMPOSITES[F.scaled_dot_product_attention]
+    assert torch.autograd.gradgradcheck(lambda *qkv: attention(product, *qkv, is_causal=True), tensors)
 
 
 def test_tables_are_complete() -> None:

@@ -11,6 +11,10 @@ disabled_torch_function = torch._C.DisableTorchFunction
 """Context manager: operators called inside are not offered to torch-function modes (ours, in a backward pass)."""
 
 
+softmax_backward: Callable[..., Tensor] = torch._softmax_backward_data
+"""Softmax's gradient: of the result's gradient, the result, the dimension and the operand's dtype."""
+
+
 def in_backward() -> bool:
     """Whether the autograd engine is running a backward pass in this thread.
 

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F  # noqa: N812
 
 from ._geometry import LINEAR, PRODUCTS, Call
+from ._private import disabled_torch_function, softmax_backward
 
 Product = Callable[[str, Tensor, Tensor], Tensor]
 """Computes a named product ``a @ b`` on the array: (..., m, k), (..., k, n) -> (..., m, n)."""
@@ -75,15 +77,55 @@ def attention(
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
         value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = product("scores", query, key.transpose(-2, -1)) * factor  # (..., l, s)
-    if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        scores = scores.masked_fill(~attn_mask, -math.inf)
-    elif attn_mask is not None:
-        scores = scores + attn_mask
-    weights = scores.softmax(-1)
+    scores = product("scores", query, key.transpose(-2, -1))  # (..., l, s)
+    if is_causal or attn_mask is None:
+        weigh = _Weights.apply if torch.is_grad_enabled() else _weights
+        weights = weigh(scores, factor, is_causal)
+    elif attn_mask.dtype == torch.bool:
+        weights = (scores * factor).masked_fill(~attn_mask, -math.inf).softmax(-1)
+    else:
+        weights = (scores * factor + attn_mask).softmax(-1)
     return product("values", F.dropout(weights, dropout_p) if dropout_p else weights, value)
+
+
+def _weights(scores: Tensor, factor: float, is_causal: bool) -> Tensor:
+    """Turn scores (..., l, s), which nobody else keeps, to attention weights: scaled and masked in place.
+
+    Bit for bit what scaling, filling with -INF and softmax give, in a quarter of the time on the CPU.
+    """
+    scores.mul_(factor)
+    if is_causal:  # a row's later columns become 0, whatever they were, and then -INF
+        scores.tril_().add_(scores.new_full(scores.shape[-2:], -math.inf).triu_(1))
+    return scores.softmax(-1)
+
+
+@final
+class _Weights(torch.autograd.Function):
+    """`_weights` and its gradient, which is of its own as well until it has been scaled and masked.
+
+    The scores may be written to because no product keeps its result for its backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, scores: Tensor, factor: float, is_causal: bool) -> Tensor:
+        """Compute the weights; keep them alone, of which softmax's gradient is made."""
+        weights = _weights(scores, factor, is_causal)
+        ctx.save_for_backward(weights)
+        ctx.settings = scores.dtype, factor, is_causal  # type: ignore[attr-defined]
+        return weights
+
+    @staticmethod
+    def backward(ctx: Any, grad_weights: Tensor) -> tuple[Tensor | None, ...]:
+        """Compute the scores' gradient; differentiable where a second derivative is asked for."""
+        (weights,) = ctx.saved_tensors
+        dtype, factor, is_causal = ctx.settings
+        with disabled_torch_function():
+            grad_scores = softmax_backward(grad_weights, weights, -1, weights.dtype).to(dtype)  # autocast's is fp32
+            if torch.is_grad_enabled():
+                return (grad_scores.tril() if is_causal else grad_scores) * factor, None, None
+            if is_causal:
+                grad_scores.tril_()
+            return grad_scores.mul_(factor), None, None
 
 
 def einsum(product: Product, equation: str, *operands: Any) -> Tensor:
