@@ -21,9 +21,9 @@ ORDER = (
     "mitigation",
     "tasks",
     "experiment",
-    "campaign",
-    "vulnerability",
     "analysis",
+    "campaigns",
+    "pvf",
     "report",
 )
 ALLOWED = {package: frozenset(ORDER[:place]) for place, package in enumerate(ORDER)}
@@ -31,7 +31,7 @@ ALLOWED = {package: frozenset(ORDER[:place]) for place, package in enumerate(ORD
 ALLOWED["reference"] = frozenset({"formats", "hardware", "fault"})
 ALLOWED["validation"] |= {"reference"}
 EVERYONES = "_invalid"
-PURE = ("formats", "hardware", "fault", "error", "outcome", "campaign", "analysis")
+PURE = ("formats", "hardware", "fault", "error", "outcome", "analysis", "campaigns")
 
 
 def imported(path: Path, root: Path) -> Iterator[tuple[int, str]]:
