@@ -90,7 +90,7 @@ def test_batches_do_not_depend_on_the_order_in_which_trials_end(kind: str) -> No
     ids=str,
 )
 def test_without_bias_and_with_the_stated_confidence(plan: Plan) -> None:
-    campaigns = 20
+    campaigns = 12
     found = [plan.rates(SPACE, seed, TRUE)["crash"] for seed in range(campaigns)]
     best = np.array([estimate.best for estimate in found])
     assert abs(best.mean() - CRASHES) < 4 * best.std() / math.sqrt(campaigns)  # four sigma
@@ -99,7 +99,7 @@ def test_without_bias_and_with_the_stated_confidence(plan: Plan) -> None:
 
 
 def test_sequences_hold_while_one_looks_all_the_time() -> None:
-    plan, campaigns = Sequential(outcome="crash", width=0.01, most=200, batch_trials=20, confidence=0.8), 15
+    plan, campaigns = Sequential(outcome="crash", width=0.01, most=200, batch_trials=20, confidence=0.8), 6
     missed = 0
     for seed in range(campaigns):
         outcomes: dict[int, str] = {}
@@ -146,7 +146,7 @@ def test_trials_count_up_to_the_first_without_outcome() -> None:
 
 
 def test_rates_by_label_hold() -> None:
-    campaigns = 4
+    campaigns = 2
     for plan, axis in ((Fixed(trials=100, confidence=0.8), "value"), (EVERY["importance"], "bit")):
         true = {k: [TRUE[i] for i in s] for s in SPACE.strata((axis,)) for k in s.key}
         missed = looked = 0
