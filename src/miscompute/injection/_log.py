@@ -78,7 +78,7 @@ class Log:
     def _settle(entry: _Entry) -> None:
         counts = [*entry.counts, *(torch.count_nonzero(tensor) for tensor in entry.pending)]
         if counts:
-            entry.changed += int(torch.stack(counts).sum())
+            entry.changed += int(torch.stack(counts).sum() if len(counts) > 1 else counts[0])
             entry.counts.clear()
             entry.pending.clear()
             entry.elements = 0

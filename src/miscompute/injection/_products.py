@@ -26,7 +26,9 @@ def read_matmul(a: Tensor, b: Tensor) -> Call:
         a = a[None]
     if b_is_vector:
         b = b[:, None]
-    lead = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # type: ignore[no-untyped-call]
+    lead = a.shape[:-2]
+    if lead != b.shape[:-2]:
+        lead = torch.broadcast_shapes(lead, b.shape[:-2])  # type: ignore[no-untyped-call]
     shape = (*lead, *(() if a_is_vector else a.shape[-2:-1]), *(() if b_is_vector else b.shape[-1:]))
 
     def restore(y: Tensor) -> Tensor:
