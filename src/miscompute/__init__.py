@@ -33,11 +33,13 @@ from .hardware import nvdla_small as nvdla_small
 from .hardware import nvdla_small_256 as nvdla_small_256
 
 if TYPE_CHECKING:
+    from .campaigns import campaign as campaign
     from .injection import Injection as Injection
     from .injection import inject as inject
     from .injection import trace as trace
 
 _LAZY = {
+    "campaign": "campaigns",
     "Injection": "injection",
     "inject": "injection",
     "trace": "injection",

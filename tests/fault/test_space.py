@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from miscompute import InvalidInput, Layer, hardware, nvdla, nvdla_small, parse_fault
+from miscompute import InvalidInput, Layer, hardware, nvdla, nvdla_large, nvdla_small, parse_fault
 from miscompute.fault import Extent, FaultSpace
 from miscompute.formats import FORMATS, Format
 from miscompute.hardware import OutputStationary, simd, systolic
@@ -357,3 +357,23 @@ def test_more_that_cannot_be_is_refused() -> None:
     ):
         with pytest.raises(InvalidInput, match=message):
             action()
+
+
+def test_the_same_faults_under_several_settings() -> None:
+    small = Extent(array=nvdla_small(), setting={"array": "small"})
+    large = Extent(array=nvdla_large(), setting={"array": "large"})
+    space = FaultSpace.parse(["weight[*,*] bit 0..3 flip", "valid[0,0] bit 0 stuck-at 0"], small, large)
+    assert space.size == 64 * 4 + 1 + 2048 * 4 + 1
+    assert {key: stratum.size for stratum in space.strata(("array",)) for key in stratum.key} == {
+        "small": 257,
+        "large": 8193,
+    }
+    for index in (0, 256, 257, space.size - 1):
+        assert (
+            space.labels(index)["array"] == ("small", "large")[space.setting(index)] == ("large", "small")[index < 257]
+        )
+    assert space.fault(256) == space.fault(space.size - 1)
+    with pytest.raises(InvalidInput, match="of Extent: 'bit' names a choice of the faults already"):
+        FaultSpace.parse("weight[*,*] bit * flip", Extent(array=nvdla_small(), setting={"bit": 1}))
+    with pytest.raises(InvalidInput, match=r"extents=\(\) of FaultSpace must be at least one"):
+        FaultSpace.parse("weight[*,*] bit * flip")

@@ -9,6 +9,7 @@ from ._execute import execute as execute
 from ._experiment import Experiment as Experiment
 from ._experiment import Result as Result
 from ._experiment import check_layers as check_layers
+from ._experiment import environment as environment
 from ._experiment import train as train
 from ._fleet import Fleet as Fleet
 from ._fleet import average_in_rank_order as average_in_rank_order

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .._invalid import InvalidInput
-from ..outcome import Crash, Point, Trajectory
+from ..outcome import Trajectory, trajectory_of
 from ..tasks import DataSet, Training
 from ._course import Course
 from ._run import Run
@@ -112,13 +112,6 @@ def load_course(course: Course, path: Path) -> dict[str, Any]:
     course.training.load_state(state)
     course.resume(trajectory, losses=losses, rights=rights)
     return checkpoint
-
-
-def trajectory_of(words: dict[str, Any]) -> Trajectory:
-    """Give back the trajectory that `dataclasses.asdict` took apart."""
-    points = tuple(Point(**point) for point in words["points"])
-    crash = Crash(**words["crash"]) if words["crash"] else None
-    return Trajectory(**{**words, "points": points, "crash": crash})
 
 
 @contextmanager

@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .._invalid import InvalidInput
+from .._invalid import InvalidInput, difference
 from ..fault import Fault, Intermittent, Memory, Transient
 from ..hardware import Array, Layer, swizzle_named
 from ..injection import inject, trace
@@ -224,35 +224,23 @@ def _check_directory(experiment: Experiment, out: Path, *, resume: bool) -> None
         held = dict(json.loads(held_text)["runs"])
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidInput(f"run file {str(path)!r} is damaged; name another --out") from error
-    difference = _difference(held, json.loads(json.dumps(identity_of(experiment.runs()))))
-    if difference:
+    found = difference(held, json.loads(json.dumps(identity_of(experiment.runs()))))
+    if found:
         raise InvalidInput(
-            f"out={str(out)!r} holds an experiment with other settings: {difference}; name another, or repeat them"
+            f"out={str(out)!r} holds an experiment with other settings: {found}; name another, or repeat them"
         )
-
-
-def _difference(held: Any, asked: Any, of: str = "") -> str:
-    """Name the first thing in which what is held differs from what is asked; empty: in nothing."""
-    if not (isinstance(held, dict) and isinstance(asked, dict)):
-        return "" if held == asked else f"{of} is {held!r}, not {asked!r}"
-    for key in {**asked, **held}:
-        if key not in held or key not in asked:
-            return f"{key}{of and ' of '}{of} is {'only asked for' if key in asked else 'not asked for'}"
-        found = _difference(held[key], asked[key], key if key == "recipe" or not of else f"{key} of {of}")
-        if found:
-            return found
-    return ""
 
 
 def _record(experiment: Experiment, out: Path) -> None:
     path = out / "experiment.json"
     if not path.exists():
-        record = {"command": sys.argv, "runs": identity_of(experiment.runs()), "environment": _environment()}
+        record = {"command": sys.argv, "runs": identity_of(experiment.runs()), "environment": environment()}
         with replacing(path) as partial:
             partial.write_text(json.dumps(record, indent=1))
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
+    """Say with what software, on what machine, results are made."""
     packages = ("miscompute", "torch", "numpy", "scipy", "scikit-learn")
     return {
         "python": platform.python_version(),

@@ -43,6 +43,7 @@ class Extent:
         parameters: how many elements each parameter has, by name.
         buffers: the same of buffers, which statistics-memory holds.
         states: what the optimizer keeps of a parameter, such as exp_avg.
+        setting: what tells this extent from others of the same space: labels of all faults in it.
     """
 
     array: Array
@@ -52,6 +53,7 @@ class Extent:
     parameters: Mapping[str, int] = dataclasses.field(default_factory=dict)
     buffers: Mapping[str, int] = dataclasses.field(default_factory=dict)
     states: tuple[str, ...] = ()
+    setting: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:

@@ -4,7 +4,7 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, product
 from typing import final
 
@@ -35,10 +35,13 @@ class FaultSpace:
     Each fault of a pattern weighs as much as the pattern says, 1 if it says nothing: the area of a place, its raw FIT.
     What a space says of probabilities goes by weight (`probability`, `draws`); a `sample` does not.
 
+    With several extents the space is all patterns in the first, then all in the second, and so on: the same faults on
+    other arrays or trainings, which the extents' ``setting`` tells apart. `index` then finds a fault under the first.
+
     Args:
         patterns: fault strings with choices.
         weights: what one fault of each weighs; none: 1 each.
-        extent: what ``*`` stands for.
+        extents: what ``*`` stands for.
 
     Raises:
         InvalidInput: with the offending word between ``>>`` and ``<<``; or if patterns overlap.
@@ -54,15 +57,18 @@ class FaultSpace:
     """
 
     patterns: tuple[str, ...]
-    extent: Extent
+    extents: tuple[Extent, ...]
     weights: tuple[float, ...] = ()
     _blocks: tuple[Block, ...] = field(init=False, repr=False, compare=False)
+    _settings: tuple[int, ...] = field(init=False, repr=False, compare=False)
     _ends: tuple[int, ...] = field(init=False, repr=False, compare=False)
     _loads: tuple[float, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         patterns = tuple(" ".join(pattern.split()) for pattern in self.patterns)
         weights = tuple(map(float, self.weights)) or (1.0,) * len(patterns)
+        if not self.extents:
+            raise InvalidInput("extents=() of FaultSpace must be at least one, which says what * stands for")
         if not patterns:
             raise InvalidInput("patterns=() of FaultSpace must be at least one, such as 'weight[*,*] bit * flip'")
         if len(weights) != len(patterns) or not all(0 < weight < math.inf for weight in weights):
@@ -70,27 +76,30 @@ class FaultSpace:
                 f"weights={self.weights} of FaultSpace must be one for each of {len(patterns)} patterns, positive and "
                 "finite"
             )
-        blocks = tuple(
-            block for number, text in enumerate(patterns) for block in blocks_of(text, self.extent, pattern=number)
-        )
+        blocks, settings = list[Block](), list[int]()
+        for place, extent in enumerate(self.extents):
+            found = [block for number, text in enumerate(patterns) for block in blocks_of(text, extent, pattern=number)]
+            _check_apart(found, patterns)
+            blocks += [_labelled(block, extent.setting) for block in found]
+            settings += [place] * len(found)
         for name, value in (
             ("patterns", patterns),
             ("weights", weights),
-            ("_blocks", blocks),
+            ("_blocks", tuple(blocks)),
+            ("_settings", tuple(settings)),
             ("_ends", tuple(accumulate(block.size for block in blocks))),
             ("_loads", tuple(accumulate(block.size * weights[block.pattern] for block in blocks))),
         ):
             object.__setattr__(self, name, value)
-        _check_apart(blocks, patterns)
 
     @classmethod
-    def parse(cls, patterns: str | Sequence[str] | Mapping[str, float], extent: Extent) -> "FaultSpace":
+    def parse(cls, patterns: str | Sequence[str] | Mapping[str, float], *extents: Extent) -> "FaultSpace":
         """Parse patterns: a text with one a line, several texts, or a mapping from pattern to weight.
 
         A line may begin with its weight: ``2.5 x weight[*,*] bit * flip``. ``str`` of a space parses back.
         """
         if isinstance(patterns, Mapping):
-            return cls(patterns=tuple(patterns), weights=tuple(patterns.values()), extent=extent)
+            return cls(patterns=tuple(patterns), weights=tuple(patterns.values()), extents=extents)
         lines = patterns.splitlines() if isinstance(patterns, str) else patterns
         matches = [re.fullmatch(r"(?:([0-9.eE+-]+) x )?(.*)", " ".join(line.split())) for line in lines if line.strip()]
         found = [(match[1], match[2]) for match in matches if match]
@@ -99,7 +108,7 @@ class FaultSpace:
         except ValueError:
             wrong = next(f"{weight} x {text}" for weight, text in found if weight and not _is_number(weight))
             raise InvalidInput(f"faults: expected a weight, a number: >>{wrong.replace(' x ', '<< x ', 1)}") from None
-        return cls(patterns=tuple(text for _, text in found), weights=weights, extent=extent)
+        return cls(patterns=tuple(text for _, text in found), weights=weights, extents=extents)
 
     @property
     def size(self) -> int:
@@ -141,6 +150,11 @@ class FaultSpace:
         block, positions = self._at(index)
         chosen = {axis.name: axis.values[place] for axis, place in zip(block.axes, positions, strict=True)}
         return {**block.labels, **chosen}
+
+    def setting(self, index: int) -> int:
+        """Say under which of the extents a fault is."""
+        self._at(index)  # says so if there is none
+        return self._settings[bisect_right(self._ends, index)]
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -303,6 +317,13 @@ class Stratum:
     def is_weighted(self) -> bool:
         """Whether some of its faults weigh more than others."""
         return len({self.space.weights[self.space._blocks[part.block].pattern] for part in self._parts}) > 1
+
+
+def _labelled(block: Block, setting: Mapping[str, object]) -> Block:
+    twice = setting.keys() & {*block.labels, *(axis.name for axis in block.axes)}
+    if twice:
+        raise InvalidInput(f"setting={dict(setting)} of Extent: {min(twice)!r} names a choice of the faults already")
+    return replace(block, labels={**setting, **block.labels})
 
 
 def _ravel(positions: Sequence[int], axes: Sequence[Axis]) -> int:

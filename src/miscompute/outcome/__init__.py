@@ -15,3 +15,4 @@ from ._judge import judge as judge
 from ._trajectory import Crash as Crash
 from ._trajectory import Point as Point
 from ._trajectory import Trajectory as Trajectory
+from ._trajectory import trajectory_of as trajectory_of

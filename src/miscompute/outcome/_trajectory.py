@@ -1,6 +1,8 @@
 """What is recorded of a run: its evaluations, and how it ended."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,3 +54,10 @@ class Trajectory:
     crash: Crash | None = None
     activated_at: int | None = None
     rejoined: int | None = None
+
+
+def trajectory_of(words: Mapping[str, Any]) -> Trajectory:
+    """Give back the trajectory that `dataclasses.asdict` took apart."""
+    points = tuple(Point(**point) for point in words["points"])
+    crash = Crash(**words["crash"]) if words["crash"] else None
+    return Trajectory(**{**words, "points": points, "crash": crash})

@@ -1,5 +1,8 @@
 """Reports: charts and tables of what experiments found. They draw numbers and compute none."""
 
+from ._campaign import rates_by_table as rates_by_table
+from ._campaign import rates_table as rates_table
+from ._campaign import record_table as record_table
 from ._curves import curves_chart as curves_chart
 from ._curves import write_chart as write_chart
 from ._drawing import lowering_chart as lowering_chart

@@ -1,0 +1,203 @@
+"""Campaigns: rows depend on neither engine, workers, order, shortcuts nor interruptions."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.campaigns.made_up import Here
+
+from miscompute import InvalidInput
+from miscompute.campaigns import (
+    Job,
+    Record,
+    Store,
+    campaign,
+    campaign_of,
+    export,
+    load_spec,
+    replay,
+    schema,
+    spec_of,
+)
+from miscompute.campaigns import _campaign as module
+from miscompute.report import rates_by_table, rates_table, record_table
+from miscompute.tasks import DataSet
+
+SPEC: dict[str, Any] = {
+    "name": "made up",
+    "faults": [
+        "weight|activation[0..7,0] bit 1|22|30 flip transient step * pass * layer conv1|fc3",
+        "weight[0,0] bit 28 stuck-at 0",
+    ],
+    "plan": {"kind": "fixed", "trials": 12},
+    "golden_seeds": 2,
+    "task": {"model": "lenet5", "steps": 4, "batch_size": 8, "evaluate_every": 2, "optimizer": ["adam", "sgd"]},
+    "array": {"name": "nvdla-small"},
+}
+
+
+def results(folder: Path) -> list[Record]:
+    with Store(folder / "store.sqlite", read_only=True) as store:
+        return [replace(record, seconds=0.0) for record in store.records()]
+
+
+@pytest.fixture(scope="module")
+def patched(few_digits: DataSet) -> Iterator[None]:
+    def load(*_: object, **__: object) -> DataSet:
+        return few_digits
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "load_data", load)
+        patch.setattr(module, "_data", load)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(patched: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    campaign(spec_of(SPEC), folder, engine=Here(), quiet=True)
+    return folder
+
+
+def test_the_population_is_that_of_all_settings(patched: None) -> None:
+    wanted = campaign_of(SPEC)
+    assert wanted.space.size == 2 * (2 * 8 * 3 * 4 * 3 * 2 + 1)
+    assert {setting.recipe.optimizer for setting in wanted.settings} == {"adam", "sgd"}
+    assert [wanted.run(place).recipe.optimizer for place in (0, wanted.space.size - 1)] == ["adam", "sgd"]
+    assert wanted.space.labels(0)["optimizer"] == "adam"
+
+
+def test_rows_say_what_was_tried_and_what_came_of_it(whole: Path) -> None:
+    rows = results(whole)
+    assert len(rows) == 12
+    assert {row.labels["optimizer"] for row in rows} == {"adam", "sgd"}
+    assert len({row.key for row in rows}) == 12
+    for row in rows:
+        assert row.trajectory is not None
+        assert (row.outcome == "crash") == (row.trajectory.crash is not None)
+        assert (row.outcome == "not activated") <= (row.trajectory.changed == 0)
+        assert row.labels["bit"] in (1, 22, 28, 30)
+
+
+def test_without_shortcuts_rows_are_the_same(whole: Path, tmp_path: Path) -> None:
+    campaign(spec_of(SPEC), tmp_path, engine=Here(), shortcuts=False, quiet=True)
+    assert results(tmp_path) == results(whole)
+
+
+class _Interrupted(Here):
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self._left = after
+
+    def _result(self, handle: Any, job: Job) -> tuple[Any, str | None, bool]:
+        self._left -= 1
+        if self._left < 0:
+            raise KeyboardInterrupt
+        return super()._result(handle, job)
+
+
+def test_interrupted_and_taken_up_again_rows_are_the_same(whole: Path, tmp_path: Path) -> None:
+    interruptions = 0
+    for _ in range(20):
+        try:
+            campaign(spec_of(SPEC), tmp_path, engine=_Interrupted(after=7), quiet=True)
+            break
+        except KeyboardInterrupt:
+            interruptions += 1
+    assert interruptions > 1
+    assert results(tmp_path) == results(whole)
+
+
+def test_tables_and_export_show_all_trials(whole: Path, tmp_path: Path, patched: None) -> None:
+    result = campaign(spec_of(SPEC), whole, engine=Here(), quiet=True)  # nothing is left to do
+    assert sum(estimate.events or 0 for estimate in result.rates.values()) == 12
+    assert rates_table(result).row_count == len(result.rates)
+    assert rates_by_table(result, "optimizer").row_count == 2
+    with Store(whole / "store.sqlite", read_only=True) as store:
+        facts, curve = record_table(next(store.records()))
+        assert facts.row_count > 10
+        assert curve.row_count in (0, 1, 2)
+        assert export(store, tmp_path / "trials.csv") == 12
+        assert export(store, tmp_path / "trials.parquet") == 12
+        with pytest.raises(InvalidInput, match=re.escape("must end in .parquet or .csv")):
+            export(store, tmp_path / "trials.xls")
+    lines = (tmp_path / "trials.csv").read_text().splitlines()
+    assert len(lines) == 13
+    assert "optimizer" in lines[0]
+
+
+def test_a_replay_is_equal_to_the_record_with_a_finer_curve(
+    whole: Path, tmp_path: Path, few_digits: DataSet, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    monkeypatch.setattr("miscompute.campaigns._replay.load_data", lambda *_, **__: few_digits)
+    wanted = campaign_of(SPEC)
+    with Store(whole / "store.sqlite", read_only=True) as store:
+        for place, outcome in store.outcomes().items():
+            found = replay(wanted, store, str(place), tmp_path / str(place))
+            assert found.difference == ""
+            assert outcome == "crash" or len(found.trajectory.points) == 4
+        with pytest.raises(InvalidInput, match="every=3 must divide the campaign's evaluate_every=2"):
+            replay(wanted, store, str(place), tmp_path, every=3)
+
+
+def test_another_campaign_is_not_mixed_in(whole: Path, patched: None) -> None:
+    other = {**SPEC, "golden_seeds": 3}
+    with pytest.raises(InvalidInput, match="holds another campaign: golden_seeds is 2, not 3"):
+        campaign(spec_of(other), whole, engine=Here(), quiet=True)
+
+
+def test_two_at_work_in_one_folder_are_refused(tmp_path: Path, patched: None) -> None:
+    with (
+        module._alone_in(tmp_path),
+        pytest.raises(InvalidInput, match="is being worked in by another process; wait for it to end"),
+    ):
+        campaign(spec_of(SPEC), tmp_path, engine=Here(), quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": {"lr": "fast"}}, "spec: task.lr.0='fast': input should be a valid number"),
+        ({"task": {"learning_rate": 1.0}}, "spec: task.learning_rate is unknown; choose one of data, model, width"),
+        ({"array": {"rows": 8}}, "spec: array.rows is unknown; choose one of name, format"),
+        ({"fault": "x"}, "spec: fault is unknown; choose one of name, about, faults"),
+        ({"plan": {"kind": "all"}}, "spec: plan.kind='all' is not known; choose from exhaustive"),
+        ({"golden_seeds": 1}, "spec: golden_seeds=1: input should be greater than or equal to 2"),
+        ({"name": ""}, "spec: name='': string should match pattern"),
+    ],
+)
+def test_a_mistake_in_a_spec_is_named_by_its_path(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput, match=re.escape(message)):
+        spec_of({**SPEC, **change})
+
+
+def test_what_is_no_toml_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"spec '.*absent.toml' cannot be read \(No such file or directory\)"):
+        load_spec(tmp_path / "absent.toml")
+    (tmp_path / "bad.toml").write_text("name = ")
+    with pytest.raises(InvalidInput, match="is no TOML: Invalid value"):
+        load_spec(tmp_path / "bad.toml")
+    with pytest.raises(InvalidInput, match="spec: faults: field required"):
+        spec_of({"name": "x", "plan": {"kind": "exhaustive"}})
+
+
+SPECS = sorted((Path(__file__).parents[2] / "campaigns").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_the_specs_that_come_along_can_be_carried_out(path: Path) -> None:
+    wanted = campaign_of(path)
+    assert wanted.plan.batch(wanted.space, wanted.spec.seed, {})
+    assert spec_of(wanted.spec.words()) == wanted.spec
+
+
+def test_the_schema_is_one_for_editors() -> None:
+    import jsonschema  # type: ignore[import-untyped]
+
+    jsonschema.Draft202012Validator.check_schema(schema())
+    jsonschema.validate(SPEC, schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**SPEC, "task": {"lr": "fast"}}, schema())
