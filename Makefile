@@ -29,7 +29,7 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/ruff check --quiet
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 # Written last, so that an interrupted installation is taken up again.
 $(INSTALLED): pyproject.toml constraints.txt

@@ -172,8 +172,8 @@ def test_moved_values_come_from_other_positions() -> None:
 
 
 def test_shares_of_a_gpu_s_corruptions() -> None:
-    """10,000 draws, 4 sigma each."""
-    trials = 10_000
+    """4,000 draws, 4 sigma each."""
+    trials = 4_000
     effects = [fault.effect for fault in draws(gpu_corruption, trials, LAYERS["conv"])]
     for share, events in (
         (NULLIFIED_SHARE, sum(effect == ZERO for effect in effects)),

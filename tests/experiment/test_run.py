@@ -54,9 +54,10 @@ def is_last(reached: list[int], step: int) -> bool:
 def test_resumed_after_any_step_it_is_the_same_to_the_bit(
     few_digits: DataSet, tmp_path: Path, fault: str | None, optimizer: str
 ) -> None:
-    run = run_with(fault, swizzle="step", recipe=replace(RECIPE, optimizer=optimizer))
+    recipe = replace(RECIPE, optimizer=optimizer, steps=5, evaluate_every=2)
+    run = run_with(fault, swizzle="step", recipe=recipe)
     whole = execute(run, few_digits, tmp_path / "whole")
-    for stop_at in range(RECIPE.steps):
+    for stop_at in range(recipe.steps):
         folder = tmp_path / f"stopped-{stop_at}"
         reached: list[int] = []
         execute(run, few_digits, folder, report=reached.append, stop=partial(is_last, reached, stop_at))

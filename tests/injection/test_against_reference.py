@@ -77,7 +77,7 @@ def summed_over_positions(data: Operands) -> NDArray[np.float64]:
     return np.asarray(grad_output.sum(axis=tuple(axis for axis in range(grad_output.ndim) if axis != 1)))
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(st.data())
 def test_results_are_those_of_the_faulty_array(draw: st.DataObject) -> None:
     layer, array = draw.draw(layers()), draw.draw(arrays(format="int8", zero_gate=st.booleans()))
@@ -92,7 +92,7 @@ def test_results_are_those_of_the_faulty_array(draw: st.DataObject) -> None:
     np.testing.assert_array_equal(model.bias.grad.numpy(), summed_over_positions(data))
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(st.data())
 def test_results_in_floating_point_are_those_of_the_faulty_array(draw: st.DataObject) -> None:
     # Words of the format in a float64 model: sums are float64 on both sides, and differ in their order alone.
@@ -144,7 +144,7 @@ def words(tensor: Tensor, format: Format) -> NDArray[np.uint64]:
     return tensor.detach().contiguous().view(signed).numpy().view(unsigned).astype(np.uint64)
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(st.data())
 def test_operands_are_read_as_the_array_reads_them(draw: st.DataObject) -> None:
     layer = draw.draw(layers())

@@ -197,7 +197,12 @@ def test_gradients_are_read_wrong_by_the_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "state"), [(adam, "exp_avg"), (adam, "exp_avg_sq"), (sgd, "momentum_buffer")], ids=str
+    ("make", "state"),
+    [
+        pytest.param(adam, "exp_avg", id="adam-exp_avg"),
+        pytest.param(adam, "exp_avg_sq", id="adam-exp_avg_sq"),
+        pytest.param(sgd, "momentum_buffer", id="sgd-momentum_buffer"),
+    ],
 )
 @pytest.mark.parametrize("timing", ["transient step 1", ""])
 def test_the_optimizers_state_is_read_wrong_by_the_step(make: Any, state: str, timing: str) -> None:

@@ -124,13 +124,13 @@ def matrix_arrays(draw: st.DrawFn) -> Array:
             return simd(lanes=cols, format="fp32")
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(layer=layers(), array=cores(), step=st.integers(0, 9), seed=st.integers(0, 99))
 def test_a_healthy_core_computes_what_autograd_does(layer: Layer, array: Nvdla, step: int, seed: int) -> None:
     check_healthy(layer, array, step, seed)
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(layer=layers(), array=matrix_arrays(), step=st.integers(0, 9), seed=st.integers(0, 99))
 def test_healthy_products_of_matrices_are_what_autograd_computes(
     layer: Layer, array: Array, step: int, seed: int

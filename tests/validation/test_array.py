@@ -25,15 +25,15 @@ ARRAYS: dict[str, Array] = {
 
 @pytest.mark.parametrize("name", ARRAYS)
 def test_every_array_agrees_with_its_reference(name: str) -> None:
-    agreements = check_array(ARRAYS[name], cases=240, seed=11)
+    agreements = check_array(ARRAYS[name], cases=120, seed=11)
     assert [str(agreement) for agreement in agreements if not agreement.is_full] == []
-    assert sum(agreement.cases for agreement in agreements) == 240
+    assert sum(agreement.cases for agreement in agreements) == 120
     assert {agreement.kind for agreement in agreements} <= set(SITES)
 
 
 def test_the_same_seed_draws_the_same_cases() -> None:
     def kinds(seed: int) -> list[tuple[str, int]]:
-        return [(a.kind, a.cases) for a in check_array(array_named("nvdla-2x2"), cases=60, seed=seed)]
+        return [(a.kind, a.cases) for a in check_array(array_named("nvdla-2x2"), cases=24, seed=seed)]
 
     assert kinds(1) == kinds(1)
     assert kinds(1) != kinds(2)
@@ -41,7 +41,7 @@ def test_the_same_seed_draws_the_same_cases() -> None:
 
 def test_a_wrong_sum_is_noticed() -> None:
     with patch.object(_sums, "_wrapped", lambda values, _: values):
-        agreements = check_array(nvdla(rows=4, cols=4), cases=300, seed=3)
+        agreements = check_array(nvdla(rows=4, cols=4), cases=150, seed=3)
     wrong = [agreement for agreement in agreements if not agreement.is_full]
     assert wrong
     assert all(agreement.example for agreement in wrong)

@@ -46,22 +46,23 @@ def tampered(vectors: Path, name: str, key: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("name", "key"),
+    ("name", "of_faults", "of_no_fault"),
     [
-        ("conv_int8_64x32", "y_fault1"),
-        ("conv_int8_64x32", "y_ref0"),
-        ("transient_8x8", "y_fault"),
-        ("transient_8x8", "n_pixels"),
-        ("fp16_mac", "out_faulty"),
-        ("fp16_mac", "out_ref"),
+        ("conv_int8_64x32", "y_fault1", "y_ref0"),
+        ("transient_8x8", "y_fault", "y_ref"),
+        ("transient_8x8", "n_pixels", "y_ref"),
+        ("fp16_mac", "out_faulty", "out_ref"),
     ],
 )
-def test_one_changed_bit_is_one_disagreement(vectors: Path, tmp_path: Path, name: str, key: str) -> None:
-    folder = rewritten(vectors, tmp_path, name, **{key: tampered(vectors, name, key)})
-    wrong = [agreement for agreement in check_vectors(folder) if not agreement.is_full]
-    assert [agreement.cases - agreement.agreeing for agreement in wrong] == [1]
-    assert wrong[0].example
-    assert wrong[0].source == "another_name"
+def test_one_changed_bit_is_one_disagreement(
+    vectors: Path, tmp_path: Path, name: str, of_faults: str, of_no_fault: str
+) -> None:
+    changes = {key: tampered(vectors, name, key) for key in (of_faults, of_no_fault)}
+    wrong = [found for found in check_vectors(rewritten(vectors, tmp_path, name, **changes)) if not found.is_full]
+    assert [found.cases - found.agreeing for found in wrong] == [1, 1]
+    assert sorted(found.kind == "no fault" for found in wrong) == [False, True]
+    assert all(found.example for found in wrong)
+    assert {found.source for found in wrong} == {"another_name"}
 
 
 def test_a_table_that_corrupts_zeros_is_no_multiplier(vectors: Path, tmp_path: Path) -> None:
