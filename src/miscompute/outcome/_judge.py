@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from scipy import stats
@@ -133,11 +134,27 @@ def end_of(run: Trajectory, metric: str) -> float:
     return float(sum(getattr(point, metric) for point in tail) / len(tail))
 
 
-def _verdict(metric: str, run: Trajectory, golden: Sequence[Trajectory], *, labels: int) -> Verdict:
-    ends = [end_of(trajectory, metric) for trajectory in golden]
-    n, mean = len(ends), sum(ends) / len(ends)
-    variance = sum((end - mean) ** 2 for end in ends) / (n - 1)
+def prediction_limit(values: Sequence[float], *, labels: int, confidence: float = CONFIDENCE) -> float:
+    """Give the least accuracy that passes for one more of the golden runs' (the rule of `judge`).
+
+    Args:
+        values: what each of the golden runs, two at least, had.
+        labels: how many images, or tokens, an accuracy was measured on.
+        confidence: how sure it must be that a fault-free run would have been higher.
+    """
+    n, mean = len(values), sum(values) / len(values)
+    variance = sum((value - mean) ** 2 for value in values) / (n - 1)
     smoothed = (mean * labels + 1) / (labels + 2)
     sigma = math.sqrt(max(variance, smoothed * (1 - smoothed) / labels))
-    limit = mean - float(stats.t.ppf(CONFIDENCE, n - 1)) * sigma * math.sqrt(1 + 1 / n)
-    return Verdict(metric=metric, value=end_of(run, metric), golden=mean, limit=limit)
+    return mean - _quantile(confidence, n - 1) * sigma * math.sqrt(1 + 1 / n)
+
+
+@cache
+def _quantile(confidence: float, degrees: int) -> float:
+    return float(stats.t.ppf(confidence, degrees))
+
+
+def _verdict(metric: str, run: Trajectory, golden: Sequence[Trajectory], *, labels: int) -> Verdict:
+    ends = [end_of(trajectory, metric) for trajectory in golden]
+    limit = prediction_limit(ends, labels=labels)
+    return Verdict(metric=metric, value=end_of(run, metric), golden=sum(ends) / len(ends), limit=limit)

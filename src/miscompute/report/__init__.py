@@ -10,3 +10,4 @@ from ._drawing import write_drawing as write_drawing
 from ._tables import agreement_table as agreement_table
 from ._tables import lowering_table as lowering_table
 from ._tables import outcome_table as outcome_table
+from ._taxonomy import taxonomy_chart as taxonomy_chart
