@@ -23,6 +23,7 @@ from miscompute.campaigns import (
     spec_of,
 )
 from miscompute.campaigns import _campaign as module
+from miscompute.outcome import OUTCOMES
 from miscompute.report import rates_by_table, rates_table, record_table
 from miscompute.tasks import DataSet
 
@@ -77,7 +78,8 @@ def test_rows_say_what_was_tried_and_what_came_of_it(whole: Path) -> None:
     assert len({row.key for row in rows}) == 12
     for row in rows:
         assert row.trajectory is not None
-        assert (row.outcome == "crash") == (row.trajectory.crash is not None)
+        assert (row.family == "crash") == (row.trajectory.crash is not None)
+        assert row.family == OUTCOMES[row.outcome].family
         assert (row.outcome == "not activated") <= (row.trajectory.changed == 0)
         assert row.labels["bit"] in (1, 22, 28, 30)
 
@@ -138,7 +140,7 @@ def test_a_replay_is_equal_to_the_record_with_a_finer_curve(
         for place, outcome in store.outcomes().items():
             found = replay(wanted, store, str(place), tmp_path / str(place))
             assert found.difference == ""
-            assert outcome == "crash" or len(found.trajectory.points) == 4
+            assert OUTCOMES[outcome].family == "crash" or len(found.trajectory.points) == 4
         with pytest.raises(InvalidInput, match="every=3 must divide the campaign's evaluate_every=2"):
             replay(wanted, store, str(place), tmp_path, every=3)
 
@@ -172,6 +174,12 @@ def test_two_at_work_in_one_folder_are_refused(tmp_path: Path, patched: None) ->
 def test_a_mistake_in_a_spec_is_named_by_its_path(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput, match=re.escape(message)):
         spec_of({**SPEC, **change})
+
+
+def test_a_plan_is_steered_by_an_outcome_that_there_is(patched: None) -> None:
+    plan = {"kind": "sequential", "outcome": "broken", "width": 0.1, "most": 100}
+    with pytest.raises(InvalidInput, match=r"plan\.outcome='broken' is no outcome; choose one of immediate"):
+        campaign_of({**SPEC, "plan": plan})
 
 
 def test_what_is_no_toml_is_said(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from ..experiment import GoldenRun, Run, environment, execute, record_golden, ru
 from ..fault import Extent, FaultSpace
 from ..hardware import Array, array_named
 from ..injection import trace
-from ..outcome import Trajectory, judge
+from ..outcome import OUTCOMES, Trajectory, classify
 from ..tasks import DATA_SETS, MODEL_FORMAT, OPTIMIZERS, DataSet, Recipe, build_model, check_fits, load_data, recipe_for
 from ._engine import Done, Engine, Job, engine_named
 from ._plan import FAILED, Plan, plan_of
@@ -123,7 +123,11 @@ def campaign_of(spec: Spec | Mapping[str, Any] | Path) -> Campaign:
         place = array_named(options.pop("name", "nvdla-small"), **options)
         settings.append(Setting(recipe=recipe, array=place, labels=labels))
     space = FaultSpace.parse(spec.faults, *(setting.extent() for setting in settings))
-    return Campaign(spec=spec, settings=tuple(settings), space=space, plan=plan_of(spec.plan))
+    plan = plan_of(spec.plan)
+    steering = getattr(plan, "outcome", None)
+    if steering is not None and steering not in OUTCOMES:
+        raise InvalidInput(f"plan.outcome={steering!r} is no outcome; choose one of {', '.join(OUTCOMES)}")
+    return Campaign(spec=spec, settings=tuple(settings), space=space, plan=plan)
 
 
 def key_of(run: Run) -> str:
@@ -312,8 +316,8 @@ def _trials(
         if done.failure is not None:
             return Record(**common, outcome=FAILED, family=FAILED, failure=done.failure)
         trajectory, seconds = done.value
-        name, family = _outcome(trajectory, goldens[space.setting(place)].trajectories)
-        return Record(**common, outcome=name, family=family, trajectory=trajectory, seconds=seconds)
+        found = classify(trajectory, goldens[space.setting(place)].trajectories)
+        return Record(**common, outcome=found.name, family=found.family, trajectory=trajectory, seconds=seconds)
 
     carry_out(
         campaign.plan,
@@ -326,20 +330,6 @@ def _trials(
         watch=watch,
         retry_failed=retry_failed,
     )
-
-
-def _outcome(run: Trajectory, golden: Sequence[Trajectory]) -> tuple[str, str]:
-    """Name a trial's outcome, and its family, which is the judge's word.
-
-    Of what came to nothing: *not activated* where no value changed, *masked* where the training state came back to the
-    golden run's bits, *within spread* where it did not and the model is as good as fault-free ones.
-    """
-    family = judge(run, golden).kind
-    if family != "nothing":
-        return family, family
-    if not run.changed:
-        return "not activated", family
-    return ("within spread" if run.rejoined is None else "masked"), family
 
 
 def _fault_free(run: Run) -> Run:
