@@ -37,12 +37,16 @@ if TYPE_CHECKING:
     from .injection import Injection as Injection
     from .injection import inject as inject
     from .injection import trace as trace
+    from .pvf import Vulnerability as Vulnerability
+    from .pvf import vulnerability as vulnerability
 
 _LAZY = {
     "campaign": "campaigns",
     "Injection": "injection",
     "inject": "injection",
     "trace": "injection",
+    "Vulnerability": "pvf",
+    "vulnerability": "pvf",
 }
 
 

@@ -3,6 +3,8 @@
 import json
 import re
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -371,6 +373,109 @@ def replay(
 
 
 _STORE = "store.sqlite"
+
+
+@app.command()
+def vulnerability(
+    model: Annotated[
+        str, typer.Option(help="alexnet, lenet5, resnet18, resnet18_nobn, resnet20, mlp or gpt.")
+    ] = "lenet5",
+    data: Data = "cluttered_digits",
+    width: Width = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="A state_dict that torch.save wrote; default: trained by the data's recipe first."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Of that training.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides that training, and which faults are drawn.")] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option(help="A layer or parameter; may be repeated; default: all of the model.")
+    ] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="flip (default), stuck-at-0, stuck-at-1, burst:3, random-bits:2; may be repeated."),
+    ] = None,
+    number_format: Annotated[
+        str, typer.Option("--format", help="fp32, bf16, fp16, fp8_e4m3, fp8_e5m2, int8:max or int16:max.")
+    ] = "fp32",
+    criterion: Annotated[
+        list[str] | None,
+        typer.Option(help="top1, label, top5, nonfinite, output or loss; may be repeated; default: top1 and label."),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="How many faults to draw.")] = 1000,
+    exhaustive: Annotated[bool, typer.Option("--exhaustive", help="All faults instead.")] = False,
+    images: Annotated[int | None, typer.Option(help="Of the validation data; default: all.")] = None,
+    data_folder: Annotated[Path | None, typer.Option(help="Where the data set is.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory, where it continues; default: a name under runs/.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one a processor.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Count how many inferences each fault of a model's parameters makes fail: its PVF, by layer and part of the word.
+
+    A model without a checkpoint is trained first and kept in the run directory. Interrupted, the same command
+    continues.
+    """
+    import os
+
+    from .pvf import measure_task
+    from .report import vulnerability_table, work_line
+    from .tasks import recipe_for
+
+    recipe = recipe_for(data, model=model, width=width, seed=seed, steps=steps)
+    if out is None:
+        usual = recipe_for(data, model=model)
+        given: dict[str, Any] = {
+            "checkpoint": None if checkpoint is None else str(checkpoint),
+            "layer": layer,
+            "kind": kind,
+        }
+        given |= {
+            "format": number_format,
+            "criterion": criterion,
+            "trials": None if exhaustive else trials,
+            "images": images,
+        }
+        none = dict.fromkeys(given)
+        out = Path("runs") / _folder_name(f"pvf-{model}-{data}", vars(recipe) | given, vars(usual) | none)
+    with _progress(quiet=quiet) as report:
+        result = measure_task(
+            recipe,
+            out,
+            checkpoint=checkpoint,
+            parameters=layer,
+            kinds=tuple(kind or ("flip",)),
+            format=number_format,
+            criteria=criterion,
+            trials=None if exhaustive else trials,
+            images=images,
+            data_folder=data_folder,
+            workers=workers or os.cpu_count() or 1,
+            report=report,
+        )
+    for name in result.criteria:
+        _print_table(vulnerability_table(result, name))
+    accuracy = "" if result.accuracy is None else f"; without a fault {100 * result.accuracy:.2f} % are right"
+    print(f"{work_line(result)}{accuracy}\nrun directory: {out}")
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Show bars with the time left; inside, tell it what is done, how much, and of how much."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bars: dict[str, TaskID] = {}
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+
+        def report(name: str, done: int, total: int) -> None:
+            if name not in bars:
+                bars[name] = progress.add_task(name, total=total)
+            progress.update(bars[name], completed=done, total=total)
+
+        yield report
 
 
 def _print_table(table: Any) -> None:

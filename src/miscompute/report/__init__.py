@@ -10,4 +10,6 @@ from ._drawing import write_drawing as write_drawing
 from ._tables import agreement_table as agreement_table
 from ._tables import lowering_table as lowering_table
 from ._tables import outcome_table as outcome_table
+from ._tables import vulnerability_table as vulnerability_table
+from ._tables import work_line as work_line
 from ._taxonomy import taxonomy_chart as taxonomy_chart

@@ -10,6 +10,7 @@ from ..experiment import Result
 from ..fault import PERMANENT, Timing
 from ..hardware import PASSES, Array, Layer, Pass
 from ..outcome import METRICS, TRAINING_METRIC, Outcome, Verdict, end_of
+from ..pvf import Vulnerability
 from ..validation import Agreement
 
 
@@ -157,3 +158,43 @@ def agreement_table(agreements: Sequence[Agreement]) -> Table:
         share = f"{100 * agreeing / cases:.2f}" if agreeing < cases else "100"
         table.add_row(source, kind, f"{agreeing:,}", f"{cases:,}", share)
     return table
+
+
+def vulnerability_table(result: Vulnerability, criterion: str | None = None) -> Table:
+    """Tabulate a model's vulnerability by layer and by part of the word, and of the whole model.
+
+    ``PVF``: the probability that an inference fails under a fault. ``critical``: the share of the faults under which at
+    least one inference does. Both in per cent, with 95 % intervals unless all faults were tried.
+    """
+    table = Table(title=f"{criterion or result.criteria[0]}: {result.inferences:,} inferences with each fault")
+    table.add_column("")
+    for heading in ("faults", "of", "PVF, %", "critical, %"):
+        table.add_column(heading, justify="right")
+    for by in ("layer", "field", "model"):
+        for row in result.rows(by, criterion):
+            cells = [_percent(estimate.low, estimate.best, estimate.high) for estimate in (row.pvf, row.critical)]
+            table.add_row(row.name, f"{row.faults:,}", f"{row.population:,}", *cells)
+        table.add_section()
+    return table
+
+
+def _percent(low: float, best: float, high: float) -> str:
+    return f"{100 * best:.3f}" + ("" if low == high else f" ({100 * low:.3f}..{100 * high:.3f})")
+
+
+def work_line(result: Vulnerability) -> str:
+    """Say in one line how the pairs of a fault and an example were decided."""
+    work = result.work
+    words = [
+        f"{getattr(work, name):,} {said}"
+        for name, said in (
+            ("unchanged", "without a change"),
+            ("certified", "proved to keep their class"),
+            ("computed", "computed from what changes"),
+            ("repeated", "repeated as brute force does"),
+            ("whole", "run in whole from the faulty operator on"),
+        )
+        if getattr(work, name)
+    ]
+    fallen = f"; no faster way for {', '.join(work.fallbacks)}" if work.fallbacks else ""
+    return f"of {work.pairs:,} pairs of a fault and an example: {', '.join(words)}{fallen}"

@@ -90,12 +90,13 @@ def crop_and_mirror(images: Tensor, generator: torch.Generator) -> Tensor:
 DIGITS = tuple("0123456789")
 
 
-def cluttered_digits(*, seed: int = 0) -> DataSet:
+def cluttered_digits(*, seed: int = 0, validation_images: int = 2_000) -> DataSet:
     """Make cluttered digits: real handwritten digits that must be found among fragments of others.
 
     A 32 x 32 canvas carries three 8 x 8 fragments of scikit-learn's 1,797 real 8 x 8 digits, each doubled to 16 x 16
     before it is cut, and over them one whole doubled digit, all at random places. 80,000 canvases to train on and 2,000
-    to validate, from different digits. Made in a few seconds; the same seed gives the same bits.
+    (or ``validation_images``) to validate, from different digits. Made in a few seconds; the same seed gives the same
+    bits.
 
     Source: the test part of E. Alpaydin and C. Kaynak, "Optical recognition of handwritten digits", UCI Machine
     Learning Repository, 1998 (CC BY 4.0), as scikit-learn ships it; nothing of it is stored here.
@@ -128,14 +129,14 @@ def cluttered_digits(*, seed: int = 0) -> DataSet:
         return torch.from_numpy(images[:, None]), torch.from_numpy(digits.target[subjects].astype(np.int64))
 
     train_images, train_labels = canvases(order[:1297], 80_000)
-    validation_images, validation_labels = canvases(order[1297:], 2_000)
+    held_images, held_labels = canvases(order[1297:], validation_images)
     mean, std = _mean_and_std(train_images.numpy().reshape(-1))
     return DataSet(
         name="cluttered_digits",
         train_images=train_images,
         train_labels=train_labels,
-        validation_images=validation_images,
-        validation_labels=validation_labels,
+        validation_images=held_images,
+        validation_labels=held_labels,
         classes=DIGITS,
         mean=(mean,),
         std=(std,),

@@ -1,0 +1,23 @@
+"""PVF: how likely a fault in a stored parameter makes an inference wrong, counted exactly.
+
+The parameter vulnerability factor (arXiv 2405.01741) is the probability that corrupting a parameter gives a wrong
+output. The usual tools flip one bit, run the network on all examples, compare and flip it back, so they sample a few
+thousand of the millions of faults that there are. Here a fault costs what it changes: one channel, on the examples
+where it could matter, and there is a proof for the others. The counts are those of running everything.
+"""
+
+from ._brute import brute_force as brute_force
+from ._criteria import CRITERIA as CRITERIA
+from ._criteria import Limits as Limits
+from ._engine import Engine as Engine
+from ._engine import Work as Work
+from ._faults import KINDS as KINDS
+from ._faults import Faults as Faults
+from ._faults import effects_of as effects_of
+from ._faults import rounded_to as rounded_to
+from ._result import GROUPS as GROUPS
+from ._result import Measured as Measured
+from ._result import Row as Row
+from ._result import Vulnerability as Vulnerability
+from ._task import measure_task as measure_task
+from ._vulnerability import vulnerability as vulnerability

@@ -1,0 +1,215 @@
+"""What was found: failures of each fault, and their sums and rates."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple, final
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from .._invalid import InvalidInput
+from ..analysis import Estimate, rate
+from ..analysis._bet import least_mean
+from ..fault import BitOperation, Effect
+from ..formats import Format
+from ._engine import Work
+from ._faults import Faults
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measured:
+    """How many inferences fail under each fault of a parameter, by each criterion."""
+
+    faults: Faults
+    failures: Int64[Tensor, "criteria elements effects"]
+
+
+class Row(NamedTuple):
+    """Faults taken together.
+
+    ``pvf``: the probability that an inference fails under one of them. ``critical``: the share of them under which at
+    least one inference fails. ``failures`` of ``inferences`` were found under the ``faults`` that were tried.
+    """
+
+    name: str
+    faults: int
+    population: int
+    failures: int
+    inferences: int
+    pvf: Estimate
+    critical: Estimate
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Vulnerability:
+    """How vulnerable a model is to faults in its parameters.
+
+    Args:
+        format: in which the parameters are stored.
+        criteria: by which an inference fails, in the order of the failures.
+        inferences: with each fault: as many as there are images, or places of texts.
+        accuracy: of the fault-free model in that format; None without labels.
+        shapes: of the parameters.
+        effects: that each element of a parameter may suffer.
+        measured: what was found.
+        exhaustive: whether all faults of the parameters were tried, or some drawn at random, all alike.
+        work: how it was found.
+    """
+
+    format: Format
+    criteria: tuple[str, ...]
+    inferences: int
+    accuracy: float | None
+    shapes: Mapping[str, tuple[int, ...]]
+    effects: tuple[Effect, ...]
+    measured: tuple[Measured, ...]
+    exhaustive: bool
+    work: Work
+
+    def failures(self, criterion: str | None = None) -> dict[str, Int64[Tensor, "elements effects"]]:
+        """Give the failures of every fault by parameter; -1 where a fault was not tried.
+
+        ``criterion``: without one, the first.
+        """
+        place = self._place(criterion)
+        column = {effect: at for at, effect in enumerate(self.effects)}
+        found = {
+            name: torch.full((int(torch.Size(shape).numel()), len(self.effects)), -1)
+            for name, shape in self.shapes.items()
+        }
+        for one in self.measured:
+            elements = torch.tensor(one.faults.elements)
+            columns = torch.tensor([column[effect] for effect in one.faults.effects])
+            found[one.faults.parameter][elements[:, None], columns[None]] = one.failures[place]
+        return found
+
+    def rows(self, by: str = "model", criterion: str | None = None, *, confidence: float = 0.95) -> tuple[Row, ...]:
+        """Sum up by ``model``, ``layer``, ``parameter``, ``channel``, ``bit``, ``field`` or ``effect``.
+
+        A channel is the first dimension of a parameter. Of ``bit`` and ``field``, only faults of one bit have a row.
+
+        Raises:
+            InvalidInput: for another word, or a criterion that was not asked for.
+        """
+        if by not in GROUPS:
+            raise InvalidInput(f"by={by!r} is unknown; choose from {', '.join(GROUPS)}")
+        tried: dict[str, list[np.ndarray]] = {}
+        population: dict[str, int] = {}
+        for name, table in self.failures(criterion).items():
+            labels, keys = GROUPS[by](self, name)
+            numbers = table.numpy()
+            for key, label in enumerate(labels):
+                mine = numbers[keys == key]
+                if mine.size:
+                    population[label] = population.get(label, 0) + mine.size
+                    tried.setdefault(label, []).append(mine[mine >= 0])
+        return tuple(
+            self._row(name, np.concatenate(parts), population[name], confidence) for name, parts in tried.items()
+        )
+
+    def _row(self, name: str, failures: np.ndarray, population: int, confidence: float) -> Row:
+        total, faults = int(failures.sum()), len(failures)
+        inferences = faults * self.inferences
+        affected = int((failures > 0).sum())
+        if faults == population:
+            best = total / inferences
+            pvf = _exact(best, confidence, None, None)
+            critical = _exact(affected / faults, confidence, affected, faults)
+        elif faults:
+            pvf = _mean_estimate(failures / self.inferences, confidence)
+            critical = rate(affected, faults, confidence=confidence, population=population)
+        else:
+            pvf = critical = Estimate(low=0, best=0.5, high=1, confidence=confidence, method="nothing was tried")
+        return Row(name, faults, population, total, inferences, pvf, critical)
+
+    def _place(self, criterion: str | None) -> int:
+        if criterion is None:
+            return 0
+        if criterion not in self.criteria:
+            raise InvalidInput(f"criterion={criterion!r} was not asked for; choose from {', '.join(self.criteria)}")
+        return self.criteria.index(criterion)
+
+
+def _exact(best: float, confidence: float, events: int | None, trials: int | None) -> Estimate:
+    return Estimate(
+        low=best, best=best, high=best, confidence=confidence, method="exhaustive", events=events, trials=trials
+    )
+
+
+def _mean_estimate(values: np.ndarray, confidence: float) -> Estimate:
+    """Estimate the mean of values in 0..1 of faults drawn at random, by betting; without replacement it is safe too."""
+    distinct, repeats = np.unique(values, return_counts=True)
+    ones, tail = np.ones(len(distinct)), (1 - confidence) / 2
+    low, best = least_mean(distinct, ones, repeats, tail), float(values.mean())
+    high = 1 - least_mean(1 - distinct, ones, repeats, tail)
+    return Estimate(low=min(low, best), best=best, high=max(high, best), confidence=confidence, method="betting")
+
+
+Grouping = Callable[[Vulnerability, str], tuple[list[str], np.ndarray]]
+"""Labels, and for each fault of a parameter (elements, effects) the label's place, -1 for none."""
+
+
+def _whole(label: Callable[[str], str]) -> Grouping:
+    def group(result: Vulnerability, name: str) -> tuple[list[str], np.ndarray]:
+        return [label(name)], np.zeros(_size(result, name), int)
+
+    return group
+
+
+def _size(result: Vulnerability, name: str) -> tuple[int, int]:
+    return int(torch.Size(result.shapes[name]).numel()), len(result.effects)
+
+
+def _channel(result: Vulnerability, name: str) -> tuple[list[str], np.ndarray]:
+    elements, effects = _size(result, name)
+    channels = result.shapes[name][0] if result.shapes[name] else 1
+    keys = np.arange(elements) // (elements // channels)
+    return [f"{name}[{channel}]" for channel in range(channels)], np.repeat(keys[:, None], effects, 1)
+
+
+def _by_effect(label: Callable[[Vulnerability, Effect], str | None]) -> Grouping:
+    def group(result: Vulnerability, name: str) -> tuple[list[str], np.ndarray]:
+        found = [label(result, effect) for effect in result.effects]
+        labels = list(dict.fromkeys(one for one in found if one is not None))
+        keys = np.array([-1 if one is None else labels.index(one) for one in found])
+        return labels, np.repeat(keys[None], _size(result, name)[0], 0)
+
+    return group
+
+
+def _bit_of(result: Vulnerability, effect: Effect) -> int | None:
+    if not isinstance(effect, BitOperation):
+        return None
+    full = (1 << result.format.bits) - 1
+    keep, set_, flip = effect.masks(result.format)
+    touched = (full & ~keep) | set_ | flip
+    return touched.bit_length() - 1 if touched.bit_count() == 1 else None
+
+
+def _bit(result: Vulnerability, effect: Effect) -> str | None:
+    bit = _bit_of(result, effect)
+    return None if bit is None else f"bit {bit}"
+
+
+def _field(result: Vulnerability, effect: Effect) -> str | None:
+    bit = _bit_of(result, effect)
+    return None if bit is None else result.format.field(bit)
+
+
+GROUPS: Mapping[str, Grouping] = MappingProxyType(
+    {
+        "model": _whole(lambda name: "model"),  # noqa: ARG005
+        "layer": _whole(lambda name: name.rpartition(".")[0] or name),
+        "parameter": _whole(lambda name: name),
+        "channel": _channel,
+        "bit": _by_effect(_bit),
+        "field": _by_effect(_field),
+        "effect": _by_effect(lambda result, effect: str(effect)),  # noqa: ARG005
+    }
+)
+"""Every way to take faults together, by name."""

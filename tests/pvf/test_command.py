@@ -1,0 +1,67 @@
+"""The command: trains, counts, prints tables, continues, and refuses in one line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import miscompute.__main__ as command_line
+from miscompute.tasks import DataSet
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], few_digits: DataSet) -> Any:
+    monkeypatch.setattr("miscompute.pvf._task.load_data", lambda *_, **__: few_digits)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["miscompute", "vulnerability", "--workers", "1", "--quiet", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            command_line.main()
+        printed = capsys.readouterr()
+        return int(stopped.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+def test_tables_by_layer_and_field(run: Any, tmp_path: Path) -> None:
+    arguments = ("--width", "0.3", "--steps", "2", "--layer", "conv2", "--trials", "60", "--out", str(tmp_path))
+    status, out, err = run(*arguments)
+    assert (status, err) == (0, "")
+    for word in ("top1: 50 inferences", "label: 50 inferences", "conv2", "mantissa", "exponent", "proved to keep"):
+        assert word in out
+    assert str(tmp_path) in out.replace("\n", "")
+    assert run(*arguments)[1] == out
+
+
+def test_exhaustive_without_a_folder_gets_one_of_its_own(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = run(
+        "--width", "0.3", "--steps", "1", "--layer", "conv1.bias", "--format", "fp8_e5m2", "--exhaustive"
+    )
+    assert status == 0
+    assert "16" in out  # two biases of eight bits
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("pvf-lenet5-cluttered-digits-")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--kind", "flop"], "kind='flop' is unknown"),
+        (["--format", "fp12"], "format='fp12' is unknown"),
+        (["--layer", "conv9"], "parameter 'conv9' is not there"),
+        (["--criterion", "best"], "criterion='best' is unknown"),
+        (["--model", "lenet"], "model='lenet' is unknown"),
+        (["--trials", "0"], "trials=0 must be at least 1"),
+        (["--checkpoint", "none.pt"], "checkpoint='none.pt' is not there"),
+    ],
+)
+def test_bad_input_is_one_line(run: Any, tmp_path: Path, arguments: list[str], said: str) -> None:
+    status, out, err = run("--width", "0.3", "--steps", "1", "--out", str(tmp_path), *arguments)
+    assert (status, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
