@@ -15,6 +15,7 @@ import typer
 
 import miscompute.__main__ as command_line
 from miscompute.experiment import Run, execute
+from miscompute.hardware import ARRAYS
 from miscompute.outcome import Trajectory
 from miscompute.tasks import DataSet, recipe_for
 
@@ -254,6 +255,22 @@ def test_lower_shows_a_transient_where_it_is_active(ran: Any) -> None:
         rows = [line for line in found.out.splitlines() if line[:1] == "│"]
         assert sum("not active" not in row for row in rows) == active
         assert len(rows) == 15
+
+
+def test_validate_of_every_array_is_a_row_each(ran: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "miscompute.hardware.ARRAYS", {name: ARRAYS[name] for name in ("nvdla-small", "systolic-os", "simd")}
+    )
+    found = ran("validate", "--all", "--cases", "6", "--quiet")
+    assert found.status == 0, found.err
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in found.out.splitlines() if line[:1] == "│"]
+    each = [[name, "all", "6", "6", "100"] for name in ("nvdla-small", "systolic-os", "simd")]
+    assert rows == [*each, ["all", "", "18", "18", "100"]]
+
+
+@pytest.mark.parametrize("named", [[], ["nvdla-small", "--all"], ["--all", "--vectors", "folder"]])
+def test_validate_takes_one_of_three(ran: Any, named: list[str]) -> None:
+    assert refused(ran("validate", *named), "name one: an array, such as nvdla-small, or --vectors FOLDER, or --all")
 
 
 def test_no_arguments_give_help(ran: Any) -> None:

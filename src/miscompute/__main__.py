@@ -204,6 +204,7 @@ def lower(
 def validate(
     array: Annotated[str | None, typer.Argument(help="Such as nvdla-small or systolic-os-4x4.")] = None,
     vectors: Annotated[Path | None, typer.Option(help="A folder of RTL vectors, in place of an array.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every array that has a name, a row each.")] = False,
     cases: Annotated[int, typer.Option(help="Random layers x faults x passes.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Decides the cases.")] = 0,
     image_mode: ImageMode = None,
@@ -212,30 +213,38 @@ def validate(
 ) -> None:
     """Check lowering and injection: against an array's slow reference, or against vectors of RTL simulation.
 
-    Prints how many cases agree in every bit, by site; exit status 0 only if all do, else 1.
+    Prints how many cases agree in every bit, by site or, with --all, by array; exit status 0 only if all do, else 1.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from .hardware import ARRAYS
     from .report import agreement_table
-    from .validation import check_array, check_vectors
+    from .validation import check_array, check_vectors, summed_up
 
-    if (array is None) == (vectors is None):
-        raise InvalidInput("name either an array, such as nvdla-small, or --vectors FOLDER")
+    if [array is not None, vectors is not None, every].count(True) != 1:
+        raise InvalidInput("name one: an array, such as nvdla-small, or --vectors FOLDER, or --all")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
-        bar = progress.add_task("archives" if array is None else "cases", total=None)
+        bar = progress.add_task("cases" if vectors is None else "archives", total=None)
 
         def report(done: int, total: int) -> None:
             progress.update(bar, completed=done, total=total)
 
         if vectors is not None:
-            agreements = check_vectors(vectors, report=report)
-        else:
-            assert array is not None
+            agreements = rows = check_vectors(vectors, report=report)
+        elif array is not None:
             place = _array(array, image_mode=image_mode, swizzle=swizzle)
-            agreements = check_array(place, cases=cases, seed=seed, report=report)
-    _print_table(agreement_table(agreements))
+            agreements = rows = check_array(place, cases=cases, seed=seed, report=report)
+        else:
+            agreements = rows = ()
+            for name in ARRAYS:
+                progress.update(bar, description=name)
+                place = _array(name, image_mode=image_mode, swizzle=swizzle)
+                found = check_array(place, cases=cases, seed=seed, report=report)
+                agreements += found
+                rows += (summed_up(found, source=name),)
+    _print_table(agreement_table(rows))
     failed = [agreement for agreement in agreements if not agreement.is_full]
     for agreement in failed:
         print(f"{agreement.source}, {agreement.kind}: {agreement.example}")

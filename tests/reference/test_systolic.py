@@ -2,13 +2,14 @@
 
 import re
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from miscompute import InvalidInput, parse_fault
 from miscompute.hardware import OutputStationary, WeightStationary, systolic
-from miscompute.reference import CoreResult, output_stationary, weight_stationary
+from miscompute.reference import CoreResult, _systolic, output_stationary, weight_stationary
 
 IN_CYCLE = "transient step 0 pass forward layer fc cycle"
 
@@ -160,6 +161,67 @@ def test_words_are_recorded_as_read() -> None:
     # In one cycle, one word; of the column that is idle in the last tile of n, none.
     assert ws(f"activation[0,1] bit 3 flip {IN_CYCLE} 2", WS_A, ONES).streaming.reached.sum() == 1
     assert ws(f"weight[0,1] bit 3 flip {IN_CYCLE} 4", WS_A, ONES).stationary.reached.sum() == 0
+
+
+PLACES = {
+    "weight-stationary": (
+        "weight[{row},{col}] bit 3 flip",
+        "weight[{row},{col}] bit 3 flip " + IN_CYCLE + " 1 until reload",
+        "weight-bus[{row}] bit 3 stuck-at 1",
+        "activation[{row},{col}] bit 3 stuck-at 1",
+        "activation-all[{row}] bit 3 flip " + IN_CYCLE + " 1",
+        "valid[{row},{col}] bit 0 stuck-at 0",
+        "product[{row},{col}] bit 4 flip",
+        "adder[{row},{col}] bit 5 flip",
+        "cell[{col}] bit 5 flip " + IN_CYCLE + " 1",
+        "accumulator[{col}] bit 2 flip",
+        "output[{col}] bit 2 flip",
+    ),
+    "output-stationary": (
+        "weight[{row},{col}] bit 3 flip",
+        "activation[{row},{col}] bit 3 stuck-at 1",
+        "activation-all[{row}] bit 3 flip",
+        "valid[{row},{col}] bit 0 stuck-at 0",
+        "product[{row},{col}] bit 4 flip " + IN_CYCLE + " 1",
+        "accumulator-pe[{row},{col}] bit 2 flip",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("dataflow", "fault", "row", "col"),
+    [
+        (dataflow, fault, row, col)
+        for dataflow, faults in PLACES.items()
+        for fault in faults
+        for row, col in ((0, 0), (1, 1), (4, 0), (2, 3), (4, 4))
+    ],
+)
+def test_idle_rows_and_columns_may_be_left_out(dataflow: Any, fault: str, row: int, col: int) -> None:
+    """5 x 5 PEs, of which the product fills 3 x 2, or, dealt by a swizzle, rows that are no neighbours."""
+    swizzle = {"swizzle": "random:3"} if dataflow == "weight-stationary" else {}
+    array = systolic(rows=5, cols=5, format="int8", dataflow=dataflow, **swizzle)
+    random = np.random.default_rng(row + col)
+    a, b = (random.integers(-9, 9, shape).astype(np.float64) for shape in ((3, 3), (3, 2)))
+    parsed = parse_fault(fault.format(row=row, col=col))
+
+    def found() -> CoreResult:
+        if isinstance(array, WeightStationary):
+            return weight_stationary(array, parsed, b, a, step=4)
+        assert isinstance(array, OutputStationary)
+        return output_stationary(array, parsed, b, a)
+
+    left_out = found()
+    without_idle = _systolic._without_idle
+    with patch.object(_systolic, "_without_idle", lambda site, *_: without_idle(site, np.arange(5), np.arange(5))):
+        whole = found()
+    assert left_out.result.tolist() == whole.result.tolist()
+    assert left_out.touched.tolist() == whole.touched.tolist()
+    assert left_out.cycles == whole.cycles
+    for operand in ("stationary", "streaming"):
+        for marks in ("words", "reached", "read"):
+            left, all_ = (getattr(getattr(result, operand), marks).tolist() for result in (left_out, whole))
+            assert left == all_
 
 
 def test_sums_are_formed_down_the_chain_in_fp32() -> None:

@@ -1,8 +1,8 @@
 """Systolic arrays, register by register: in each cycle every word moves on to a neighbour."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,6 +113,33 @@ def _prepare(
     return broken, sums, held, passing
 
 
+class _Stepped(NamedTuple):
+    """The rows and columns of PEs that are stepped in a tile, and where among them the fault is."""
+
+    rows: NDArray[np.intp]
+    cols: NDArray[np.intp]
+    site: Site | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.rows), len(self.cols)
+
+
+def _without_idle(site: Any, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> _Stepped:
+    """Leave out the rows and columns of PEs that a tile leaves idle, but for those of the fault.
+
+    An idle healthy row or column holds zeros. It passes words and sums on as they come, one cycle later, and all that
+    they meet beyond it is as much later: what meets what stays the same.
+    """
+    stepped, moved = [], {}
+    for name, in_use in (("row", rows), ("col", cols)):
+        faulty = getattr(site, name, None)
+        stepped.append(in_use if faulty is None else np.union1d(in_use, [faulty]))
+        if faulty is not None:
+            moved[name] = int(np.searchsorted(stepped[-1], faulty))
+    return _Stepped(np.sort(stepped[0]), np.sort(stepped[1]), replace(site, **moved) if moved else site)
+
+
 def _is_place_ws(site: Site) -> bool:
     match site:
         case WeightRegister() | WeightBus(reach="all") | OperandValid() | Product() | AdderNode(level=1) | CellOutput():
@@ -173,7 +200,6 @@ def weight_stationary(
             accumulators, hit = result[:, columns], touched[:, columns]
             for channels in blocks(depth, array.rows):
                 tile = _Tile(
-                    array=array,
                     broken=broken,
                     sums=sums,
                     held=held,
@@ -206,7 +232,6 @@ class _Tile:
     def __init__(
         self,
         *,
-        array: WeightStationary,
         broken: Broken | None,
         sums: Sums,
         held: InMemory,
@@ -216,8 +241,10 @@ class _Tile:
         columns: slice,
         lanes: NDArray[np.intp],
     ) -> None:
-        self._array, self._broken, self._sums, self._held, self._passing = array, broken, sums, held, passing
-        self._site = None if broken is None else broken.site
+        self._sums, self._held, self._passing = sums, held, passing
+        in_use = np.arange(columns.stop - columns.start)
+        stepped = _without_idle(None if broken is None else broken.site, lanes, in_use)
+        self._shape, self._site = stepped.shape, stepped.site
         self.waves = len(passing.words)
         when = Presence(cycle=-1) if broken is None else broken.when  # never, if there is none
         cycles = np.arange(first, first + self.waves)
@@ -225,10 +252,11 @@ class _Tile:
             when.during(cycles),
             when.while_held(cycles),
         )  # at which rows m the fault is there
-        self._entering = np.zeros((array.rows, self.waves), dtype=np.intp)  # of idle rows: no element, so zeros
+        lanes = np.searchsorted(stepped.rows, lanes)
+        self._entering = np.zeros((len(stepped.rows), self.waves), dtype=np.intp)  # of idle rows: no element, so zeros
         self._entering[lanes] = _numbered(passing)[:, channels].T
-        place = np.ix_(lanes, np.arange(columns.stop - columns.start))
-        self._element = np.zeros((array.rows, array.cols), dtype=np.intp)
+        place = np.ix_(lanes, in_use)
+        self._element = np.zeros(stepped.shape, dtype=np.intp)
         self._element[place] = _numbered(held)[channels, columns]
         self._number = np.zeros(self._element.shape, dtype=sums.dtype)
         self._misread = np.full(self._element.shape, held.misread_zero, dtype=sums.dtype)
@@ -238,7 +266,7 @@ class _Tile:
 
     def flow(self) -> tuple[Numbers, NDArray[np.bool_]]:
         """Let all rows pass: what leaves the columns at the bottom, (m, col), and whether the fault touched it."""
-        rows, cols = self._array.rows, self._array.cols
+        rows, cols = self._shape
         moving = _Moving.of(rows, cols, self._sums.dtype)
         partial, touched = np.zeros((rows, cols), self._sums.dtype), np.zeros((rows, cols), np.bool_)
         bottom, by_fault = np.zeros((self.waves, cols), self._sums.dtype), np.zeros((self.waves, cols), np.bool_)
@@ -363,7 +391,7 @@ def output_stationary(
             for rows in blocks(result.shape[0], array.rows):
                 when = Presence(cycle=-1) if broken is None else broken.when
                 there = when.during(np.arange(cycle, cycle + depth))
-                sum_, hit = _sum_in_place(array, broken, sums, held, passing, rows, columns, there)
+                sum_, hit = _sum_in_place(broken, sums, held, passing, rows, columns, there)
                 in_use = np.s_[: rows.stop - rows.start, : columns.stop - columns.start]
                 result[rows, columns], touched[rows, columns] = sum_[in_use], hit[in_use]
                 cycle += depth
@@ -371,7 +399,6 @@ def output_stationary(
 
 
 def _sum_in_place(
-    array: OutputStationary,
     broken: Broken | None,
     sums: Sums,
     held: InMemory,
@@ -384,35 +411,37 @@ def _sum_in_place(
 
     ``there`` marks the k at which the fault is there.
     """
-    shape, depth = (array.rows, array.cols), len(there)
+    in_use = (np.arange(part.stop - part.start) for part in (rows, columns))
+    stepped = _without_idle(None if broken is None else broken.site, *in_use)
+    shape, depth, site = stepped.shape, len(there), stepped.site
     of_rows, of_cols = (np.zeros((size, depth), dtype=np.intp) for size in shape)
     of_rows[: rows.stop - rows.start] = _numbered(passing)[rows]
     of_cols[: columns.stop - columns.start] = _numbered(held)[:, columns].T
     right, down = _Moving.of(*shape, sums.dtype), _Moving.of(*shape, sums.dtype)
     accumulators, touched = np.zeros(shape, dtype=sums.dtype), np.zeros(shape, dtype=np.bool_)
-    for time in range(depth + array.rows + array.cols - 2):
-        k = time - np.add.outer(np.arange(array.rows), np.arange(array.cols))  # of each PE
+    for time in range(depth + sum(shape) - 2):
+        k = time - np.add.outer(*map(np.arange, shape))  # of each PE
         busy = (k >= 0) & (k < depth)
         hit = busy & there[np.clip(k, 0, depth - 1)]
         right.shift_right(passing, _entering(of_rows, time))
         down.turned().shift_right(held, _entering(of_cols, time))
-        match broken:
-            case Broken(site=ActivationRegister(row=row, col=col)) if hit[row, col]:
+        match site:
+            case ActivationRegister(row=row, col=col) if hit[row, col]:
                 right.misread(row, col, passing)
-            case Broken(site=WeightRegister(row=row, col=col)) if hit[row, col]:
+            case WeightRegister(row=row, col=col) if hit[row, col]:
                 down.misread(row, col, held)
         products = sums.wrap(np.asarray(down.number * right.number), "product")
         wrong = right.wrong | down.wrong
-        match broken:
-            case Broken(site=OperandValid(row=row, col=col)) if hit[row, col]:
+        match site:
+            case OperandValid(row=row, col=col) if hit[row, col]:
                 products[row, col], wrong[row, col] = 0, True
                 held.reached.reshape(-1)[[e - 1 for e in [down.element[row, col]] if e]] = True
-            case Broken(site=Product(row=row, col=col)) if hit[row, col]:
+            case Product(row=row, col=col) if hit[row, col]:
                 pe = np.s_[row : row + 1, col]
                 products[pe], wrong[pe] = sums.misread_product(products[pe], down.number[pe], right.number[pe]), True
         accumulators = np.where(busy, sums.wrap(accumulators + products, "accumulator"), accumulators)
-        match broken:
-            case Broken(site=Accumulator(row=row, col=col)) if hit[row, col] and k[row, col] < depth - 1:
+        match site:
+            case Accumulator(row=row, col=col) if hit[row, col] and k[row, col] < depth - 1:
                 pe = np.s_[row : row + 1, col]
                 accumulators[pe], wrong[pe] = sums.misread(accumulators[pe], "accumulator"), True
         touched |= busy & wrong

@@ -6,5 +6,6 @@ the fault as a user does and count how often every bit agrees.
 """
 
 from ._agreement import Agreement as Agreement
+from ._agreement import summed_up as summed_up
 from ._array import check_array as check_array
 from ._vectors import check_vectors as check_vectors

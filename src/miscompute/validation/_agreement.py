@@ -1,6 +1,6 @@
 """How often two computations of the same thing agree."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -26,6 +26,17 @@ class Agreement:
     def is_full(self) -> bool:
         """Whether all cases agree."""
         return self.agreeing == self.cases
+
+
+def summed_up(agreements: Sequence[Agreement], *, source: str) -> Agreement:
+    """Take agreements of several kinds as one; its example is the first there is."""
+    return Agreement(
+        source=source,
+        kind="all",
+        agreeing=sum(agreement.agreeing for agreement in agreements),
+        cases=sum(agreement.cases for agreement in agreements),
+        example=next((agreement.example for agreement in agreements if agreement.example), ""),
+    )
 
 
 Report = Callable[[int, int], None]

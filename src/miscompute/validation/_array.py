@@ -20,6 +20,9 @@ from ._agreement import Agreement, Report, Tally, silent
 
 _Operands = dict[Operand, NDArray[np.float64]]
 
+_FEW = 12
+"""Channels of most layers, so that large arrays are mostly idle and references quick; and the places of most faults."""
+
 
 def check_array(
     array: Array,
@@ -31,8 +34,9 @@ def check_array(
     """Compare injection with the reference on random layers, faults and passes, in int8, where all is exact.
 
     A case is one pass of one layer with one fault: convolutions of one to three dimensions with strides, paddings,
-    dilations and groups, transposed ones, linear layers and batched products; every site that the array has; stuck
-    and flipped bits; for ever, or in one cycle. It agrees if every result does, bit for bit.
+    dilations and groups, transposed ones, linear layers and batched products, of few channels or of more than the array
+    has rows and columns; every site that the array has; stuck and flipped bits; for ever, or in one cycle. It agrees if
+    every result does, bit for bit.
 
     Args:
         array: the array; its format is set to int8, its size and swizzle are kept.
@@ -95,7 +99,7 @@ def _site(random: np.random.Generator, array: Array) -> tuple[str, Site | None]:
     if "name" in spelling.indices or "first" in spelling.indices:  # memory and elements, on no array in particular
         return word, None
     most = {"row": array.rows, "col": array.cols, "level": 4, "address": 2 * array.cols}
-    indices = {name: int(random.integers(0, most[name])) for name in spelling.indices}
+    indices = {name: _index(random, most[name]) for name in spelling.indices}
     if "level" in indices:
         indices["level"] += 1
     try:
@@ -105,6 +109,17 @@ def _site(random: np.random.Generator, array: Array) -> tuple[str, Site | None]:
         return word, None
     assert not isinstance(site, Memory | Elements)
     return word, site
+
+
+def _index(random: np.random.Generator, size: int) -> int:
+    """Draw where most layers of few channels meet it, anywhere, or the last."""
+    match random.choice(["few", "any", "last"], p=[0.65, 0.2, 0.15]):
+        case "few":
+            return int(random.integers(0, min(size, _FEW)))
+        case "any":
+            return int(random.integers(0, size))
+        case _:
+            return size - 1
 
 
 def _fault(random: np.random.Generator, array: Array, layer: Layer, site: Site, step: int) -> Fault:
@@ -129,7 +144,9 @@ def _layer(random: np.random.Generator, array: Array) -> Layer:
     rank = int(random.choice([0, 0, 1, 2, 2, 3]))
     if rank == 0:
         batch = some(1, 3) if random.random() < 0.3 else 1
-        n, ic, oc = (min(some(1, 2 * most + 1), 12) for most in (array.cols, array.rows, array.cols))
+        largest = (2 * most + 1 for most in (array.cols, array.rows, array.cols))  # a third tile, of one lane
+        is_wide = random.random() < 0.1
+        n, ic, oc = (some(1, most if is_wide and random.random() < 0.5 else min(most, _FEW)) for most in largest)
         return Layer(name="layer", batch=batch, n=n, ic=ic, oc=oc)
     groups = some(2, 3) if random.random() < 0.25 else 1
     kernel = tuple(some(1, 3) for _ in range(rank))
