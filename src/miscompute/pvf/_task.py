@@ -9,8 +9,7 @@ from torch import nn
 
 from .._invalid import InvalidInput
 from ..experiment._execute import replacing
-from ..tasks import DataSet, Recipe, Training, build_model, load_data
-from ..tasks._data import cluttered_digits
+from ..tasks import DataSet, Recipe, Training, build_model, cluttered_digits, load_data
 from ._result import Vulnerability
 from ._vulnerability import vulnerability
 

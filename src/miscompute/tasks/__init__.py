@@ -5,6 +5,7 @@ module and any loop.
 """
 
 from ._data import DataSet as DataSet
+from ._data import cluttered_digits as cluttered_digits
 from ._gpt import gpt as gpt
 from ._models import MODEL_FORMAT as MODEL_FORMAT
 from ._models import MODELS as MODELS
