@@ -54,8 +54,6 @@ class Work:
     repeated: int = 0
     whole: int = 0
     batches: int = 0
-    worst: float = 0.0
-    """The largest difference of computed and repeated scores found, as a share of what was allowed for."""
     fallbacks: tuple[str, ...] = ()
 
     def __add__(self, other: "Work") -> "Work":
@@ -67,7 +65,6 @@ class Work:
             repeated=self.repeated + other.repeated,
             whole=self.whole + other.whole,
             batches=self.batches + other.batches,
-            worst=max(self.worst, other.worst),
             fallbacks=tuple(dict.fromkeys((*self.fallbacks, *other.fallbacks))),
         )
 
