@@ -6,7 +6,7 @@ example the engine either proves that the predicted class stays (`_bounds`), or 
 computation, or a sum may overflow, the example's batch is run again as brute force runs it, from the operator on.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple, final
@@ -87,8 +87,6 @@ class _Outcome(NamedTuple):
     alive: Tensor
     near: Tensor
     huge: Tensor
-    scores: Tensor | None
-    allowed: Tensor | None
 
 
 @final
@@ -162,16 +160,8 @@ class Engine:
         scale = float(exact.abs().max())
         return shapes, _SAFETY * max(error, 2.0**-24 * scale)
 
-    def run(
-        self,
-        faults: Sequence[Faults],
-        *,
-        report: Callable[[int], None] = lambda done: None,  # noqa: ARG005
-    ) -> tuple[list[Tensor], Work]:
-        """Count failed inferences: (criteria, elements, effects) int64 for each of the faults, and the work done.
-
-        ``report`` is told of each element that is done, times the share of the examples.
-        """
+    def run(self, faults: Sequence[Faults]) -> tuple[list[Tensor], Work]:
+        """Count failed inferences: (criteria, elements, effects) int64 for each of the faults, and the work done."""
         counted = [
             torch.zeros(len(self.criteria), len(one.elements), len(one.effects), dtype=torch.int64) for one in faults
         ]
@@ -184,7 +174,7 @@ class Engine:
                 if self.block_size >= len(self.inputs):
                     self._block = block  # the only one is kept
                 for one, into in zip(faults, counted, strict=True):
-                    work += block.count(one, into, report)
+                    work += block.count(one, into)
         return counted, work
 
     def tail(self, node: Node) -> _Tail:
@@ -274,7 +264,7 @@ class _Block:
 
     # -- one parameter
 
-    def count(self, faults: Faults, into: Tensor, report: Callable[[int], None]) -> Work:
+    def count(self, faults: Faults, into: Tensor) -> Work:
         engine, graph = self.engine, self.graph
         parameter = engine.model.get_parameter(faults.parameter).detach()
         read = faults.values(parameter, engine.formats[faults.parameter])
@@ -303,7 +293,6 @@ class _Block:
                     work += self._element(faults.parameter, element, users[0], seed, words, float(stored[row]), counts)
                 into[:, row, ~same] += counts[:, which]
             total += work
-            report(self.n)
         return total
 
     def _unpaired(self, node: Node) -> bool:
@@ -384,12 +373,12 @@ class _Block:
         else:
             work += Work(certified=int((~undecided).sum()))
         later: list[tuple[Tensor, Tensor]] = []  # pairs with huge values
+        step = self._pairs_at_once(node)
         for chosen in _rounds(changes):
-            asked = undecided[:, chosen]
-            places, which = asked.nonzero(as_tuple=True)
-            for begin in range(0, len(places), self._pairs_at_once(node)):
-                held = places[begin : begin + self._pairs_at_once(node)]
-                word = chosen[which[begin : begin + self._pairs_at_once(node)]]
+            places, which = undecided[:, chosen].nonzero(as_tuple=True)
+            for begin in range(0, len(places), step):
+                held = places[begin : begin + step]
+                word = chosen[which[begin : begin + step]]
                 work += self._pairs(node, seed, held, word, changes, columns, undecided, reach, counts, redo, later)
         if later:
             work += self._overflowing(node, seed, later, changes, columns, counts, redo)
@@ -417,23 +406,19 @@ class _Block:
         """Decide pairs; and with them, of the words still undecided, those near enough to theirs."""
         part = self._seeded(node, seed, held, changes[word], 1.0)
         found = self._carry(node, part, held, word, 1.0)
-        looks_closer = self.engine.certifies and self.engine.tail(node).scales
-        work = Work()
         fails = torch.zeros(len(self.engine.criteria), len(held), dtype=torch.int64)
         repeat = torch.zeros(len(held), dtype=torch.bool)
+        again = repeat
         if found.failed is not None:
             fails[:, found.alive] = found.failed
             repeat[found.alive] = found.near | found.huge
-            if looks_closer:
+            if self.engine.certifies and self.engine.tail(node).scales:  # those with huge values can be looked at
                 huge = found.alive[found.huge]
                 later.append((held[huge], word[huge]))
+                again = repeat.clone()
+                again[huge] = False
         dropped = len(held) - len(found.alive)
-        work += Work(certified=dropped, computed=int((~repeat).sum()) - dropped)
-        if found.failed is not None and looks_closer:
-            again = repeat.clone()
-            again[found.alive[found.huge]] = False
-        else:
-            again = repeat
+        work = Work(certified=dropped, computed=int((~repeat).sum()) - dropped)
         redo += [(int(columns[column]), held[again & (word == column)]) for column in _distinct(word[again])]
         undecided[held, word] = False
         counts.index_add_(1, columns[word[~repeat]], fails[:, ~repeat])
@@ -532,8 +517,8 @@ class _Block:
         else:
             moved = seed.factor.abs()
         part: Part = Part(seed.dim, torch.tensor([seed.channel]), moved)
-        reach = self._reach(node, part, torch.arange(self.n), moves=True)
         everyone = torch.arange(self.n)
+        reach = self._reach(node, part, everyone, moves=True)
         at, part = self._through(node, part)  # pools on the way make the bound finer
         if at is not node:
             reach = torch.minimum(reach, self._reach(at, part, everyone, moves=True))
@@ -659,18 +644,19 @@ class _Block:
                 for source in node.all_input_nodes:
                     if source in values:
                         grown = torch.maximum(grown, self._growth(source, values[source], held, scale))
-            values[node], doubtful = self._next(node, values, context, held, word, scale)
+            values[node] = self._next(node, values, context, held, scale)
             if scale != 1:
+                values[node], doubtful = self._overflowed(node, values, values[node], held, word, scale)
                 unsure |= doubtful
             for gone in frees:
                 del values[gone]
         if not len(alive):
             empty = torch.zeros(0, dtype=torch.bool)
-            return _Outcome(reach, None, alive, empty, empty, None, None)
+            return _Outcome(reach, None, alive, empty, empty)
         scores = self._dense(graph.output, values[graph.output], held, scale)
-        allowed = engine.allowed * grown.clamp_min(1.0) * (1 if scale == 1 else 1.0)
+        allowed = engine.allowed * grown.clamp_min(1.0)
         golden = self._golden_at(held)
-        near = self._near(scores, golden, allowed if scale == 1 else allowed * scale)
+        near = self._near(scores, golden, allowed * scale)
         huge = ~(grown < _HUGE) | ~scores.flatten(1).isfinite().all(1)
         if scale == 1:
             failed = self._judged(scores, held)
@@ -679,7 +665,7 @@ class _Block:
             failed = self._judged(scores / scale, held)
         if not self.is_rows and certifies:
             reach[alive] = self._distance(scores, golden, held, allowed)
-        return _Outcome(reach, failed, alive, near, huge, scores, allowed)
+        return _Outcome(reach, failed, alive, near, huge)
 
     def _distance(self, scores: Tensor, golden: Golden, held: Tensor, allowed: Tensor) -> Tensor:
         """How much of the golden margins may still be taken before the class changes once more, as a share."""
@@ -693,10 +679,8 @@ class _Block:
     def _growth(self, node: Node, value: Any, held: Tensor, scale: float) -> Tensor:
         """How many times larger a pair's tensor has become, by its largest magnitude."""
         new, dim = (value.new, 0) if isinstance(value, Part) else (value, self.graph.batch[node])
-        found = _largest(new, dim) if scale == 1 else torch.empty(0)
-        if scale != 1:
-            found = _largest(torch.where(new.isfinite(), new, 0.0), dim) / scale
-        return found / self.magnitude(node)[held]
+        known = new if scale == 1 else torch.where(new.isfinite(), new, 0.0)
+        return _largest(known, dim) / scale / self.magnitude(node)[held]
 
     def _near(self, scores: Tensor, golden: Golden, allowed: Tensor) -> Tensor:
         """Whether rounding may decide a criterion for a pair."""
@@ -729,20 +713,11 @@ class _Block:
         whole.narrow(value.dim, int(value.channels[0]), len(value.channels)).copy_(value.new)
         return whole
 
-    def _next(
-        self, node: Node, values: dict[Node, Any], context: Context, held: Tensor, word: Tensor, scale: float
-    ) -> tuple[Any, Tensor]:
-        """Compute an operator's changed value, and, of values that are scaled down, which pairs are in doubt."""
+    def _next(self, node: Node, values: dict[Node, Any], context: Context, held: Tensor, scale: float) -> Any:
+        """Compute an operator's changed value, by its rule if it has one that applies."""
         rule = RULES.get(node.target)
         result = NotImplemented if rule is None else rule(node, values, context)
-        unknown = torch.ones(len(held), dtype=torch.bool)
-        if result is NotImplemented:
-            result = self._computed(node, values, held, scale)
-            if scale == 1:
-                return result, unknown
-        if scale == 1:
-            return result, unknown
-        return self._overflowed(node, values, result, held, word, scale)
+        return self._computed(node, values, held, scale) if result is NotImplemented else result
 
     def _computed(self, node: Node, values: dict[Node, Any], held: Tensor, scale: float) -> Any:
         """Carry an operator out in whole on the pairs."""
