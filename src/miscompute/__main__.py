@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -215,33 +216,23 @@ def validate(
 
     Prints how many cases agree in every bit, by site or, with --all, by array; exit status 0 only if all do, else 1.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from .hardware import ARRAYS
     from .report import agreement_table
     from .validation import check_array, check_vectors, summed_up
 
     if [array is not None, vectors is not None, every].count(True) != 1:
         raise InvalidInput("name one: an array, such as nvdla-small, or --vectors FOLDER, or --all")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
-        bar = progress.add_task("cases" if vectors is None else "archives", total=None)
-
-        def report(done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total)
-
+    with _progress(quiet=quiet) as report:
         if vectors is not None:
-            agreements = rows = check_vectors(vectors, report=report)
+            agreements = rows = check_vectors(vectors, report=partial(report, "archives"))
         elif array is not None:
             place = _array(array, image_mode=image_mode, swizzle=swizzle)
-            agreements = rows = check_array(place, cases=cases, seed=seed, report=report)
+            agreements = rows = check_array(place, cases=cases, seed=seed, report=partial(report, "cases"))
         else:
             agreements = rows = ()
             for name in ARRAYS:
-                progress.update(bar, description=name)
                 place = _array(name, image_mode=image_mode, swizzle=swizzle)
-                found = check_array(place, cases=cases, seed=seed, report=report)
+                found = check_array(place, cases=cases, seed=seed, report=partial(report, name))
                 agreements += found
                 rows += (summed_up(found, source=name),)
     _print_table(agreement_table(rows))
@@ -325,10 +316,11 @@ def merge(
 
     from .campaigns import Store
     from .campaigns import merge as merge_stores
+    from .experiment import usable
 
     with ExitStack() as stack:
         sources = [stack.enter_context(Store(part / _STORE, read_only=True)) for part in parts]
-        into.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(usable(into))
         target = stack.enter_context(Store(into / _STORE, axes=sources[0].axes))
         new = merge_stores(target, sources)
         print(f"{new:,} new trials, {target.trials():,} in all: {target.path}")

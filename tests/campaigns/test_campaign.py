@@ -2,17 +2,15 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.campaigns.made_up import Here
+from tests.campaigns.made_up import Here, results
 
 from miscompute import InvalidInput
 from miscompute.campaigns import (
     Job,
-    Record,
     Store,
     campaign,
     campaign_of,
@@ -38,11 +36,6 @@ SPEC: dict[str, Any] = {
     "task": {"model": "lenet5", "steps": 4, "batch_size": 8, "evaluate_every": 2, "optimizer": ["adam", "sgd"]},
     "array": {"name": "nvdla-small"},
 }
-
-
-def results(folder: Path) -> list[Record]:
-    with Store(folder / "store.sqlite", read_only=True) as store:
-        return [replace(record, seconds=0.0) for record in store.records()]
 
 
 @pytest.fixture(scope="module")

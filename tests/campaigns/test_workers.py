@@ -3,15 +3,14 @@
 import json
 import sys
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.campaigns.made_up import Here
+from tests.campaigns.made_up import Here, results
 
 from miscompute.__main__ import main
-from miscompute.campaigns import ENGINES, Record, Store, campaign, schema, spec_of
+from miscompute.campaigns import ENGINES, campaign, schema, spec_of
 
 TEXT: dict[str, Any] = {
     "name": "text",
@@ -69,8 +68,3 @@ def test_the_command_line_carries_a_campaign_out_and_shows_it(
     code, _, complaint = miscompute("campaign", str(spec))
     assert (code, "name a spec and a folder" in complaint) == (2, True)
     assert json.loads(miscompute("campaign", "--schema")[1]) == schema()
-
-
-def results(folder: Path) -> list[Record]:
-    with Store(folder / "store.sqlite", read_only=True) as store:
-        return [replace(record, seconds=0.0) for record in store.records()]

@@ -115,3 +115,11 @@ def test_what_is_no_trial_is_refused(few_digits: DataSet, goldens: dict[Recipe, 
     unstable = replace(RECIPE, optimizer="sgd", lr=1e9)
     with pytest.raises(InvalidInput, match="run 'golden' has no fault and crashed in step"):
         record_golden(Run(name="golden", recipe=unstable), few_digits, tmp_path / "crashed")
+
+
+def test_a_damaged_snapshot_is_said(few_digits: DataSet, tmp_path: Path) -> None:
+    golden = record_golden(Run(name="golden", recipe=RECIPE), few_digits, tmp_path)
+    snapshot = golden.snapshots[4]
+    snapshot.write_bytes(snapshot.read_bytes()[:-200])
+    with pytest.raises(InvalidInput, match=r"after-4-steps.pt' is damaged \(BadZipFile\); remove it"):
+        run_trial(trial("weight[0,0] bit 22 flip transient step 4"), few_digits, golden)

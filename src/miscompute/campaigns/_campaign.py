@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .._invalid import InvalidInput
 from ..analysis import Estimate, rate
-from ..experiment import GoldenRun, Run, environment, execute, record_golden, run_trial
+from ..experiment import GoldenRun, Run, environment, execute, record_golden, run_trial, usable
 from ..fault import Extent, FaultSpace
 from ..hardware import Array, array_named
 from ..injection import trace
@@ -188,11 +188,9 @@ def campaign(
         KeyboardInterrupt: after Ctrl-C; the store is whole.
     """
     wanted = what if isinstance(what, Campaign) else campaign_of(what)
-    for name in dict.fromkeys(setting.recipe.data for setting in wanted.settings):
-        data = load_data(name, folder=data_folder)  # downloads once, and says what is wrong before any run
-        for setting in wanted.settings:
-            if setting.recipe.data == name:
-                check_fits(setting.recipe, data)
+    for setting in wanted.settings:
+        # Downloads once, and says what is wrong before any run.
+        check_fits(setting.recipe, _data(setting.recipe.data, folder=data_folder))
     with _alone_in(out), Store(out / "store.sqlite", axes=wanted.space.axes) as store:
         store.describe("campaign", wanted.identity)
         store.note("made", {"command": sys.argv, "environment": environment()})
@@ -222,11 +220,8 @@ def _started(engine: str | Engine, workers: int | None) -> AbstractContextManage
 @contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
     """Make a folder and keep others from working in it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with usable(out):
         lock = (out / "lock").open("w")
-    except OSError as error:
-        raise InvalidInput(f"out={str(out)!r} cannot be used ({error.strerror}); name another") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -305,7 +300,7 @@ def _trials(
         return Job(name=place, work=_work_trial, args=args, timeout_seconds=timeout_seconds)
 
     def record(done: Done) -> Record:
-        run, place = campaign.run(done.job.name), done.job.name
+        run, place = done.job.args[0], done.job.name
         common: dict[str, Any] = {
             "key": key_of(run),
             "place": place,

@@ -6,11 +6,13 @@ from its last checkpoint to the same bits.
 
 from ._distributed import execute_distributed as execute_distributed
 from ._execute import execute as execute
+from ._execute import replacing as replacing
 from ._experiment import Experiment as Experiment
 from ._experiment import Result as Result
 from ._experiment import check_layers as check_layers
 from ._experiment import environment as environment
 from ._experiment import train as train
+from ._experiment import usable as usable
 from ._fleet import Fleet as Fleet
 from ._fleet import average_in_rank_order as average_in_rank_order
 from ._fleet_experiment import FleetExperiment as FleetExperiment

@@ -89,19 +89,12 @@ def load_course(course: Course, path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         return {}
-    try:
-        with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums and does not look at them
-            if archive.testzip() is not None:
-                raise zipfile.BadZipFile
-        checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+    checkpoint = read_checkpoint(path)
+    with _whole(path):
         stored = json.loads(checkpoint["identity"])
         trajectory = trajectory_of(json.loads(checkpoint["trajectory"]))
         losses, rights = checkpoint["steps"]
         state = checkpoint["training"]
-    except Exception as error:  # whatever a damaged file makes the reader raise
-        raise InvalidInput(
-            f"run file {str(path)!r} is damaged ({type(error).__name__}); remove it to start this run again"
-        ) from error
     identity = json.loads(json.dumps(_identity(course)))
     if stored != identity:
         field = next(name for name in {**identity, **stored} if stored.get(name) != identity.get(name))
@@ -112,6 +105,31 @@ def load_course(course: Course, path: Path) -> dict[str, Any]:
     course.training.load_state(state)
     course.resume(trajectory, losses=losses, rights=rights)
     return checkpoint
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what `save_course` wrote.
+
+    Raises:
+        InvalidInput: if the file is damaged.
+    """
+    with _whole(path):
+        with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums and does not look at them
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile
+        checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+        return checkpoint
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Say of a file that it is damaged, whatever that makes the reader inside raise."""
+    try:
+        yield
+    except Exception as error:
+        raise InvalidInput(
+            f"run file {str(path)!r} is damaged ({type(error).__name__}); remove it to start this run again"
+        ) from error
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from ..fault import Fault, Memory
 from ..outcome import Trajectory
 from ..tasks import DataSet, Training
 from ._course import Course
-from ._execute import load_course, save_course
+from ._execute import load_course, read_checkpoint, save_course
 from ._run import Run
 
 SNAPSHOT_BYTES = 1 << 30
@@ -178,8 +178,7 @@ def _span(fault: Fault, steps: int) -> tuple[int, int]:
 def _start(course: Course, golden: GoldenRun, *, before: int) -> None:
     """Load the last snapshot that is not after a step."""
     at = max(takewhile(lambda steps: steps <= before, golden.snapshots))
-    checkpoint = torch.load(golden.snapshots[at], weights_only=True, mmap=True)
-    course.training.load_state(checkpoint["training"])
+    course.training.load_state(read_checkpoint(golden.snapshots[at])["training"])
     _check(course, golden.digests, golden.snapshots[at])
     points = tuple(point for point in golden.trajectory.points if point.step <= at)
     so_far = replace(course.trajectory(), points=points)

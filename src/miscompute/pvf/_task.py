@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from .._invalid import InvalidInput
-from ..experiment._execute import replacing
+from ..experiment import replacing, usable
 from ..tasks import DataSet, Recipe, Training, build_model, cluttered_digits, load_data
 from ._result import Vulnerability
 from ._vulnerability import vulnerability
@@ -90,12 +90,8 @@ def _trained(recipe: Recipe, data: DataSet, out: Path, report: Report) -> nn.Mod
             report("training", training.step, recipe.steps)
     finally:
         torch.set_num_threads(threads)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
-            torch.save(training.model.state_dict(), partial)
-    except OSError as error:
-        raise InvalidInput(f"out={str(out)!r} cannot be used ({error.strerror}); name another") from error
+    with usable(out), replacing(path) as partial:
+        torch.save(training.model.state_dict(), partial)
     return training.model
 
 

@@ -8,12 +8,22 @@ import vl_convert
 
 from ..experiment import Result, Run
 
-_SERIES = {
+SERIES = {
     "training, on the faulty machine": ("#7f7f7f", [2, 2]),
     "validation, on the faulty machine": ("#e6862e", [1, 0]),
     "validation, on a healthy machine": ("#c22a2a", [1, 0]),
     "golden: validation": ("#2b6cb0", [1, 0]),
 }
+
+CURVE_COLOR = alt.Color(
+    "curve:N",
+    title=None,
+    scale=alt.Scale(domain=list(SERIES), range=[color for color, _ in SERIES.values()]),
+    legend=alt.Legend(orient="bottom", columns=2, labelLimit=400, symbolType="stroke"),
+)
+CURVE_DASH = alt.StrokeDash(
+    "curve:N", scale=alt.Scale(domain=list(SERIES), range=[dash for _, dash in SERIES.values()]), legend=None
+)
 
 _NARROW = 0.05  # accuracies within so little of each other are labelled to a tenth of a per cent
 
@@ -35,10 +45,10 @@ def curves_chart(result: Result) -> alt.FacetChart:
         panels.append(panel := _panel(run))
         for point in trajectory.points:
             values = (point.train_accuracy, point.faulty_accuracy, point.healthy_accuracy)
-            for series, value in zip(list(_SERIES)[:3], values, strict=True):
+            for series, value in zip(list(SERIES)[:3], values, strict=True):
                 rows.append({"panel": panel, "step": point.step, "curve": series, "accuracy": value})
         rows += [
-            {"panel": panel, "step": point.step, "curve": list(_SERIES)[3], "accuracy": point.healthy_accuracy}
+            {"panel": panel, "step": point.step, "curve": list(SERIES)[3], "accuracy": point.healthy_accuracy}
             for point in golden.points
         ]
         if trajectory.crash is not None:
@@ -46,15 +56,6 @@ def curves_chart(result: Result) -> alt.FacetChart:
     accuracies = [row["accuracy"] for row in rows if "accuracy" in row]
     labels = ".1%" if max(accuracies, default=1) - min(accuracies, default=0) < _NARROW else ".0%"
     recipe = result.experiment.recipe
-    color = alt.Color(
-        "curve:N",
-        title=None,
-        scale=alt.Scale(domain=list(_SERIES), range=[color for color, _ in _SERIES.values()]),
-        legend=alt.Legend(orient="bottom", columns=2, labelLimit=400, symbolType="stroke"),
-    )
-    dash = alt.StrokeDash(
-        "curve:N", scale=alt.Scale(domain=list(_SERIES), range=[dash for _, dash in _SERIES.values()]), legend=None
-    )
     lines = (
         alt.Chart()
         .transform_filter("isValid(datum.accuracy)")
@@ -62,8 +63,8 @@ def curves_chart(result: Result) -> alt.FacetChart:
         .encode(
             x=alt.X("step:Q", title="optimizer step"),
             y=alt.Y("accuracy:Q", title="accuracy", axis=alt.Axis(format=labels), scale=alt.Scale(zero=False)),
-            color=color,
-            strokeDash=dash,
+            color=CURVE_COLOR,
+            strokeDash=CURVE_DASH,
             tooltip=["curve:N", "step:Q", alt.Tooltip("accuracy:Q", format=".1%")],
         )
     )

@@ -5,7 +5,7 @@ from typing import Any
 import altair as alt
 
 from ..outcome import OUTCOMES, classify, examples
-from ._curves import _SERIES
+from ._curves import CURVE_COLOR, CURVE_DASH, SERIES
 
 
 def taxonomy_chart() -> alt.FacetChart:
@@ -16,7 +16,7 @@ def taxonomy_chart() -> alt.FacetChart:
     """
     rows: list[dict[str, Any]] = []
     panels: list[str] = []
-    training, on_faulty, on_healthy, fault_free = _SERIES
+    training, on_faulty, on_healthy, fault_free = SERIES
     for name, (golden, run) in examples().items():
         panels.append(panel := f"{name} ({classify(run, golden).family})")
         for seed, one in enumerate(golden):
@@ -34,15 +34,6 @@ def taxonomy_chart() -> alt.FacetChart:
             rows.append({"panel": panel, "acted": run.activated_at})
         if run.crash is not None:
             rows.append({"panel": panel, "crash": run.crash.step})
-    color = alt.Color(
-        "curve:N",
-        title=None,
-        scale=alt.Scale(domain=list(_SERIES), range=[color for color, _ in _SERIES.values()]),
-        legend=alt.Legend(orient="bottom", columns=2, labelLimit=400, symbolType="stroke"),
-    )
-    dash = alt.StrokeDash(
-        "curve:N", scale=alt.Scale(domain=list(_SERIES), range=[dash for _, dash in _SERIES.values()]), legend=None
-    )
     acted = (
         alt.Chart()
         .transform_filter("isValid(datum.acted)")
@@ -56,8 +47,8 @@ def taxonomy_chart() -> alt.FacetChart:
         .encode(
             x=alt.X("step:Q", title="optimizer step"),
             y=alt.Y("accuracy:Q", title="accuracy", axis=alt.Axis(format=".0%")),
-            color=color,
-            strokeDash=dash,
+            color=CURVE_COLOR,
+            strokeDash=CURVE_DASH,
             detail="line:N",
             tooltip=["curve:N", "step:Q", alt.Tooltip("accuracy:Q", format=".1%")],
         )
