@@ -1,5 +1,6 @@
 """A campaign without training: its trials take no time, and what comes of them is known. Imports no torch."""
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -8,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from miscompute import InvalidInput, nvdla_small
-from miscompute.campaigns import Done, Engine, Job, Plan, Pool, Record, Sequential, Store
+from miscompute.campaigns import Done, Engine, Job, Pool, Record, Sequential, Store
 from miscompute.campaigns import carry_out as carry_out_rounds
 from miscompute.fault import Extent, FaultSpace
 from miscompute.outcome import Point, Trajectory
@@ -55,13 +56,15 @@ class Quiet:
     def advance(self, outcome: str | None = None) -> None: ...
 
 
-def worked(place: int, seconds: float) -> int:
+def worked(place: int, seconds: float, pids: Path | None) -> int:
+    if pids is not None:
+        (pids / str(os.getpid())).touch()
     time.sleep(seconds)
     return place * 7919 % 1000
 
 
-def job(seconds: float) -> Callable[[int], Job]:
-    return lambda place: Job(name=place, work=worked, args=(place, seconds))
+def job(seconds: float, pids: Path | None) -> Callable[[int], Job]:
+    return lambda place: Job(name=place, work=worked, args=(place, seconds, pids))
 
 
 def record(done: Done) -> Record:
@@ -79,15 +82,15 @@ def record(done: Done) -> Record:
     )
 
 
-def carry_out(path: Path, *, pooled: bool = False, seconds: float = 0.0, plan: Plan = PLAN) -> None:
+def carry_out(path: Path, *, pooled: bool = False, seconds: float = 0.0, pids: Path | None = None) -> None:
     engine: Engine = Pool(workers=2) if pooled else Here()
     with Store(path, axes=("bit",)) as store, engine:
-        carry_out_rounds(plan, SPACE, 0, store, engine, job=job(seconds), record=record, watch=Quiet())
+        carry_out_rounds(PLAN, SPACE, 0, store, engine, job=job(seconds, pids), record=record, watch=Quiet())
 
 
-def carry_out_told(begun: Any, path: Path, pooled: bool, seconds: float) -> None:
+def carry_out_told(begun: Any, path: Path, pooled: bool, seconds: float, pids: Path | None) -> None:
     begun.send(None)
-    carry_out(path, pooled=pooled, seconds=seconds)
+    carry_out(path, pooled=pooled, seconds=seconds, pids=pids)
 
 
 def results(folder: Path) -> list[Record]:
