@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -131,6 +132,22 @@ def test_a_newer_schema_is_refused_and_an_old_file_is_read(store: Store) -> None
 def test_a_read_only_store_says_so(store: Store) -> None:
     with Store(store.path, read_only=True) as again, pytest.raises(InvalidInput, match="it is read-only; make it writ"):
         again.add([record(0)])
+
+
+def test_a_reader_rolls_back_what_a_kill_left_half_written(store: Store, tmp_path: Path) -> None:
+    """Files as they are amid a transaction, pages of it written to the file already."""
+    store.add(map(record, range(5)))
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    store._db.execute("PRAGMA cache_size = 5")
+    store._db.execute("BEGIN IMMEDIATE")
+    for place in range(5, 2_000):
+        store._db.execute("INSERT INTO curves VALUES (?, ?)", (record(place).key, bytes(400)))
+    for name in ("store.sqlite", "store.sqlite-journal"):
+        shutil.copy(tmp_path / name, killed / name)
+    store._db.execute("ROLLBACK")
+    with Store(killed / "store.sqlite", read_only=True) as again:
+        assert list(again.records()) == [record(place) for place in range(5)]
 
 
 def test_a_disk_that_is_full_loses_nothing_that_was_added(tmp_path: Path) -> None:

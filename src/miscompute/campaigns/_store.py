@@ -1,6 +1,7 @@
 """The store: one SQLite file, a row a trial, keyed by the content of what decides the trial."""
 
 import json
+import os
 import re
 import sqlite3
 import zlib
@@ -94,11 +95,13 @@ class Store:
         if wrong:
             raise InvalidInput(f"axes={wrong} of a store must be words of small letters and underscores")
         with self._explained():
-            mode = "ro" if read_only else "rwc"
+            # A kill amid a transaction leaves a journal, which even a reader must be able to roll back.
+            mode = "rwc" if not read_only else "rw" if os.access(path, os.W_OK) else "ro"
             self._db = sqlite3.connect(
                 f"{path.resolve().as_uri()}?mode={mode}", uri=True, timeout=_BUSY_SECONDS, isolation_level=None
             )
             try:
+                self._db.execute(f"PRAGMA query_only = {int(read_only)}")
                 self._prepare(axes, read_only=read_only)
             except BaseException:
                 self._db.close()
