@@ -47,6 +47,10 @@ def goldens(few_digits: DataSet, tmp_path_factory: pytest.TempPathFactory) -> di
         ),  # a lane that the first layer leaves idle
         ("product[0,0] bit 0 flip transient step 3 pass forward layer conv1 cycle 5", RECIPE, None),
         ("activation[0,0] bit 23 flip intermittent on 1 off 3 start 2", RECIPE, False),
+        ("weight[0,0] bit 23 flip bursts mean_on 2 mean_off 3 seed 20", RECIPE, False),  # steps 3 and 5
+        ("weight[7,0] bit 23 flip bursts mean_on 2 mean_off 3 seed 1", RECIPE, True),  # after the last step
+        ("product[0,0] bit 20 flip arrivals faults_per_step 0.3 seed 0", RECIPE, False),  # steps 3 and 4
+        ("weight-memory[conv2.weight,7] bit 28 flip arrivals faults_per_step 0.3 seed 2", RECIPE, False),  # step 6
         ("weight-memory[conv2.weight,7] bit 28 flip transient step 4", RECIPE, False),
         ("weight-memory[conv2.weight,7] bit 28 flip transient step 0", SGD, False),
         ("gradient-memory[conv2.weight,7] bit 29 flip transient step 6", RECIPE, False),

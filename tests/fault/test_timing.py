@@ -143,12 +143,27 @@ def test_that_a_step_is_hit_does_not_tell_which_word_comes_out(timing: Timing) -
     assert (abs(np.mean(words, axis=0) - 127.5) < 5 * 73.9 / math.sqrt(len(hit))).all()  # sigma of 0..255
 
 
+LAYERS = ("fc", "c", "blocks.0.attention.scores")
+
+# The timings that cannot tell: which layers there are is not theirs to know.
+VAGUE = (DutyCycle,)
+
+
 @pytest.mark.parametrize("word", TIMINGS)
-def test_a_timing_that_is_active_may_act(word: str) -> None:
-    for timing in SPELLED[word].values():
-        for step in range(60):
-            active = [timing.active(step=step, pass_=pass_, layer=layer) for pass_ in PASSES for layer in ("fc", "c")]
-            assert timing.may_act(step=step) or not any(active)
+def test_a_timing_says_exactly_whether_it_may_act(word: str) -> None:
+    also = [
+        Intermittent(on=2, off=3, start=4),
+        Bursts(mean_on=2.0, mean_off=3.0, seed=5),
+        DutyCycle(part=0.05, seed=2),
+        Arrivals(faults_per_step=0.3, seed=2),
+    ]
+    for timing in [*SPELLED[word].values(), *(timing for timing in also if type(timing) is TIMINGS[word])]:
+        for step in (*range(200), 10**4):
+            layers = {*LAYERS, getattr(timing, "layer", None) or "fc"}
+            active = [timing.active(step=step, pass_=pass_, layer=layer) for pass_ in PASSES for layer in layers]
+            assert timing.may_act(step=step) or not any(active)  # never False for a step in which it acts
+            if type(timing) not in VAGUE:
+                assert timing.may_act(step=step) == any(active)
 
 
 # One row a word of TIMINGS, so that a new one does not go untested.

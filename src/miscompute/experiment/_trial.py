@@ -166,12 +166,13 @@ def run_trial(run: Run, data: DataSet, golden: GoldenRun, *, shortcuts: bool = T
 def _span(fault: Fault, steps: int) -> tuple[int, int]:
     """Give the steps, from one up to another, in which a fault's machine differs from a healthy one; maybe none.
 
-    What is stored for a step is corrupted when the step before it ends.
+    What is stored for a step is corrupted when the step before it ends: at the end of the training, for a step that is
+    not made.
     """
-    acting = [step for step in range(steps) if fault.timing.may_act(step=step)]
+    lead = isinstance(fault.site, Memory) and fault.site.store in ("weight", "statistics")
+    acting = [step for step in range(steps + lead) if fault.timing.may_act(step=step)]
     if not acting:
         return steps, steps
-    lead = isinstance(fault.site, Memory) and fault.site.store in ("weight", "statistics")
     return max(0, acting[0] - lead), acting[-1] + 1
 
 

@@ -23,7 +23,11 @@ class Timing(ABC):
         """Say whether the fault is there in this pass of this layer at this step."""
 
     def may_act(self, *, step: int) -> bool:
-        """Say whether the fault may be there in any pass of any layer at this step; False is certain."""
+        """Say whether the fault may be there in any pass of any layer at this step; False is certain.
+
+        What shares a fault-free run asks this: a False for a step in which the fault acts would lose it, a True for
+        one in which it does not costs time only. A timing that can tell says it exactly.
+        """
         return True
 
     @abstractmethod
@@ -129,9 +133,13 @@ class Intermittent(Timing):
                 f"start={self.start}"
             )
 
-    def active(self, *, step: int, pass_: Pass, layer: str) -> bool:
+    def may_act(self, *, step: int) -> bool:
         """Hold in the first ``on`` steps of each cycle."""
         return step >= self.start and (step - self.start) % (self.on + self.off) < self.on
+
+    def active(self, *, step: int, pass_: Pass, layer: str) -> bool:
+        """Hold in the first ``on`` steps of each cycle, in all that they compute."""
+        return self.may_act(step=step)
 
     def __str__(self) -> str:
         return f"intermittent on {self.on} off {self.off}" + (f" start {self.start}" if self.start else "")
@@ -161,9 +169,13 @@ class Bursts(Timing):
                 f"mean_off={self.mean_off}, seed={self.seed}"
             )
 
-    def active(self, *, step: int, pass_: Pass, layer: str) -> bool:
+    def may_act(self, *, step: int) -> bool:
         """Hold in the bursts."""
         return _changes_until(self, step) % 2 == 1
+
+    def active(self, *, step: int, pass_: Pass, layer: str) -> bool:
+        """Hold in the bursts, in all that their steps compute."""
+        return self.may_act(step=step)
 
     def __str__(self) -> str:
         return f"bursts mean_on {float(self.mean_on)!r} mean_off {float(self.mean_off)!r} seed {self.seed}"
@@ -188,7 +200,8 @@ def _changes_until(timing: Bursts, step: int) -> int:
 class DutyCycle(Timing):
     """An intermittent fault that is present in a given part of the executions, each drawn by itself.
 
-    An execution is one pass of one layer in one step; ``part`` is the probability that it is hit.
+    An execution is one pass of one layer in one step; ``part`` is the probability that it is hit. Which layers there
+    are is the model's affair, so the fault may act in any step (`may_act`).
     """
 
     part: float
@@ -225,9 +238,13 @@ class Arrivals(Timing):
                 f"seed={self.seed}"
             )
 
-    def active(self, *, step: int, pass_: Pass, layer: str) -> bool:
+    def may_act(self, *, step: int) -> bool:
         """Hold in the steps that are hit."""
         return bool(_generator(self.seed, step).random() < -math.expm1(-self.faults_per_step))
+
+    def active(self, *, step: int, pass_: Pass, layer: str) -> bool:
+        """Hold in the steps that are hit, in all that they compute."""
+        return self.may_act(step=step)
 
     def __str__(self) -> str:
         return f"arrivals faults_per_step {float(self.faults_per_step)!r} seed {self.seed}"
