@@ -107,6 +107,19 @@ def test_a_burst_is_neighbours(format: Format, bit: int, length: int) -> None:
     assert int(corrupt(burst(bit, length), format, zeros())) == ((1 << length) - 1) << bit
 
 
+def test_values_are_the_same_effect_if_they_spell_the_same_word() -> None:
+    values = [0.0, -0.0, 1.0, 1.5, math.inf, -math.inf, math.nan]
+    effects = [SetTo(value=value) for value in values]
+    assert len(set(effects)) == len(values)
+    for value, effect in zip(values, effects, strict=True):
+        again = SetTo(value=float(str(float(value))))  # NaN anew, not the same object
+        assert [one == again for one in effects] == [one is effect for one in effects]
+        assert hash(again) == hash(effect)
+        np.testing.assert_array_equal(again.masks(FORMATS["fp32"]), effect.masks(FORMATS["fp32"]))
+    assert SetTo(value=-math.nan).masks(FORMATS["bf16"]) == SetTo(value=math.nan).masks(FORMATS["bf16"])
+    assert SetTo(value=0.0) != 0.0
+
+
 @given(words_and_bits(), st.floats(allow_nan=False, width=16))
 def test_a_word_set_to_a_value_spells_it_whatever_it_was(case: Case, value: float) -> None:
     format, words, _ = case
@@ -223,7 +236,14 @@ def test_as_many_flips_as_bits_invert_the_word() -> None:
 SPELLED: dict[str, dict[str, Effect]] = {
     "stuck-at": {"bit 3 stuck-at 0": StuckAt(bit=3, value=0), "bit 28 stuck-at 1": StuckAt(bit=28, value=1)},
     "flip": {"bit 30 flip": Flip(bits=(30,)), "bits 3,4,31 flip": Flip(bits=(31, 3, 4))},
-    "set-to": {"set-to 0.0": ZERO, "set-to -1.5": SetTo(value=-1.5), "set-to 8.98e+17": SetTo(value=8.98e17)},
+    "set-to": {
+        "set-to 0.0": ZERO,
+        "set-to -0.0": SetTo(value=-0.0),
+        "set-to -1.5": SetTo(value=-1.5),
+        "set-to 8.98e+17": SetTo(value=8.98e17),
+        "set-to nan": SetTo(value=math.nan),
+        "set-to -inf": SetTo(value=-math.inf),
+    },
     "random-word": {"random-word seed 7": RandomWord(seed=7)},
     "random-finite": {"random-finite seed 7": RandomWord(seed=7, finite=True)},
     "random-flips": {

@@ -59,7 +59,7 @@ def sites(draw: st.DrawFn) -> Site:
 EFFECT_STRATEGIES: dict[str, st.SearchStrategy[Effect]] = {
     "stuck-at": st.builds(StuckAt, bit=bits, value=st.integers(0, 1)),
     "flip": st.builds(Flip, bits=st.lists(bits, min_size=1, max_size=5, unique=True).map(tuple)),
-    "set-to": st.builds(SetTo, value=st.floats(allow_nan=False, allow_infinity=False)),
+    "set-to": st.builds(SetTo, value=st.floats()),
     "random-word": st.builds(RandomWord, seed=numbers),
     "random-finite": st.builds(RandomWord, seed=numbers, finite=st.just(value=True)),
     "random-flips": st.builds(

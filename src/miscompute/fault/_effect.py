@@ -1,5 +1,6 @@
 """What a fault does to the words of a place, the same for every number format."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -133,15 +134,33 @@ def burst(bit: int, length: int) -> Flip:
 
 
 @final
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SetTo(BitOperation):
     """The word spells one value, whatever was written, rounded to the word's format.
 
+    Equal are those that spell the same word in every format: NaN is NaN, and 0 is not -0.
+
     >>> str(SetTo(value=8.98e17)), str(ZERO)
     ('set-to 8.98e+17', 'set-to 0.0')
+    >>> SetTo(value=math.nan) == SetTo(value=-math.nan), SetTo(value=-0.0) == ZERO
+    (True, False)
     """
 
     value: float
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.value):  # of either sign: its string does not say which
+            object.__setattr__(self, "value", math.nan)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SetTo) and float(self.value).hex() == float(other.value).hex()
+
+    def __hash__(self) -> int:
+        return hash((SetTo, float(self.value).hex()))
+
+    def __repr__(self) -> str:
+        value = float(self.value)
+        return f"SetTo(value={value!r})" if math.isfinite(value) else f"SetTo(value=float({str(value)!r}))"
 
     def masks(self, format: Format) -> Masks:
         """Replace all bits."""
