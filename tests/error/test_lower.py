@@ -580,17 +580,33 @@ def test_a_kept_activation_is_read_by_its_layers_weight_gradient() -> None:
     assert str(error) == "conv grad_weight: input[element 5:9] bit 3 flip, permanent"
 
 
-def test_elements_are_corrupted_where_their_operand_is_read() -> None:
-    passes = {
-        word: [error.pass_ for error in of_operands(lower(fault_at(f"{word}-elements"), nvdla_small(), CONV))]
+@pytest.mark.parametrize("layer", [CONV, replace(CONV, transposed=True)], ids=["plain", "transposed"])
+def test_elements_are_corrupted_where_their_operand_is_read(layer: Layer) -> None:
+    found = {
+        word: of_operands(lower(fault_at(f"{word}-elements"), nvdla_small(), layer))
         for word in ("weight", "input", "grad-output", "result")
     }
+    passes = {word: [error.pass_ for error in errors] for word, errors in found.items()}
+    assert all(error.operand == word.replace("-", "_") for word, errors in found.items() for error in errors)
     assert passes == {
         "weight": ["forward", "grad_input"],
         "input": ["forward", "grad_weight"],
         "grad-output": ["grad_input", "grad_weight"],
         "result": list(PASSES),
     }
+
+
+def test_elements_of_a_transposed_convolution_count_in_its_own_tensors() -> None:
+    up = Layer(name="up", n=1, ic=2, oc=3, size=(6,), kernel=(2,), transposed=True)  # 15 inputs, 12 results
+    for word, last, passes in (
+        ("input", 15, PASSES[:1]),
+        ("result", 12, PASSES[:1]),
+        ("grad-output", 12, PASSES[1:]),
+    ):
+        errors = of_operands(lower(fault_at(f"{word}-elements", first=11), nvdla_small(), up, passes=passes))
+        assert [str(error.region) for error in errors] == [f"[element 11:{last}]"] * len(passes)
+    (error,) = lower(parse_fault("activation-memory[up,14,5] bit 3 flip"), nvdla_small(), up)
+    assert str(error) == "up grad_weight: input[element 14:15] bit 3 flip, permanent"
 
 
 def test_elements_beyond_the_end_are_left_out() -> None:

@@ -100,6 +100,20 @@ def test_a_drawn_fault_changes_values_in_its_pass_and_nowhere_else(name: str, pa
 
 
 @every
+def test_a_transposed_convolution_is_corrupted_in_its_own_tensors(name: str) -> None:
+    module = nn.ConvTranspose2d(3, 4, 2)
+    x = images()
+    (layer,) = mc.trace(module, x)
+    fault = ERROR_MODELS[name](at(layer, "forward"), generator(3))
+    assert isinstance(fault.site, Elements)
+    y, last = module(x), fault.site.first + fault.site.length
+    assert last <= {"input": x, "weight": module.weight, "result": y}[fault.site.of].numel()
+    with mc.inject(module, fault, array=ARRAY) as injection:
+        assert not torch.equal(module(x), y)
+    assert [(row.pass_, row.reached) for row in injection.log] == [("forward", fault.site.length)]
+
+
+@every
 def test_a_fault_replays_from_its_string(name: str) -> None:
     fault = ERROR_MODELS[name](at(LAYERS["conv"], "forward"), generator(5))
     assert parse_fault(str(fault)) == fault
@@ -223,8 +237,6 @@ def test_what_a_pass_does_not_read_is_refused() -> None:
 def test_what_cannot_be_drawn_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"layer 'fc' has one result in forward, and no other position; choose"):
         isca2023_output_moved(at(Layer(name="fc", n=1, ic=2, oc=1), "forward"), generator())
-    with pytest.raises(InvalidInput, match="layer 'up' is a transposed convolution, which error models do not know"):
-        at(Layer(name="up", n=1, ic=2, oc=1, size=(4,), kernel=(2,), transposed=True), "forward")
     with pytest.raises(InvalidInput, match="format=int8 has no infinity; choose another error model"):
         gpu_non_finite(at(LAYERS["fc"], "forward", format=FORMATS["int8"]), generator())
     with pytest.raises(InvalidInput, match="error model='isca' is unknown; choose one of isca2023-operand-bit, "):

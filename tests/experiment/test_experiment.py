@@ -61,6 +61,9 @@ NAMES = {
     "weight-memory[conv1.weight,999999] bit 3 flip": r"index=999999 of weight-memory",
     "activation-memory[conv9,0] bit 3 flip": r"name='conv9' of activation-memory.*choose one of conv1, conv2, ",
     "weight-memory[conv1.weight,0] bit 3 flip transient step 1 layer conv1": "layer='conv1'.*one of conv1.weight$",
+    "optimizer-memory[conv1.weight,momentum,0] bit 3 flip": (
+        "^state='momentum' of optimizer-memory is none that optimizer='adam' keeps; choose one of exp_avg, exp_avg_sq$"
+    ),
 }
 
 
@@ -75,6 +78,11 @@ def test_what_the_model_has_not_is_refused_before_any_run(tmp_path: Path, fault:
 def test_what_the_model_has_is_taken(fault: str) -> None:
     replace(EXPERIMENT, fault=parse_fault(fault)).check_names()
     replace(EXPERIMENT, fault=parse_fault("weight[0,0] bit 3 flip transient step 1 layer conv1")).check_names()
+    kept = parse_fault("optimizer-memory[conv1.weight,momentum_buffer,0] bit 3 flip")
+    sgd = replace(EXPERIMENT.recipe, optimizer="sgd")
+    replace(EXPERIMENT, fault=kept, recipe=sgd).check_names()
+    with pytest.raises(InvalidInput, match=r"optimizer='sgd' keeps; it keeps none without a momentum$"):
+        replace(EXPERIMENT, fault=kept, recipe=replace(sgd, momentum=0.0)).check_names()
 
 
 def point(step: int, accuracy: float) -> Point:

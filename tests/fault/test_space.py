@@ -298,6 +298,10 @@ def test_repr_evaluates_back() -> None:
         ("weight-memory[fc.bias,0..3] bit 1 flip", "index=3 of fc.bias is outside its 3 elements, 1 being wanted"),
         ("weight-memory[*,*,4] bit 1 flip", "has no place in 'fc.bias' of 3 elements; make length shorter"),
         ("accumulator-entry[*,*] bit 1 flip", r"\* of address has no end"),
+        (
+            "optimizer-memory[fc.bias,exp_awg,0] bit 1 flip",
+            r"state='exp_awg' is none of the optimizer's \(exp_avg, exp_avg_sq\)",
+        ),
     ],
 )
 def test_errors_point_at_the_word(pattern: str, message: str) -> None:
@@ -321,6 +325,21 @@ def test_errors_point_at_the_word(pattern: str, message: str) -> None:
 def test_what_the_extent_does_not_say_is_not_made_up(pattern: str, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         FaultSpace.parse(pattern, Extent(array=simd(lanes=4)))
+
+
+def test_a_transposed_convolution_counts_its_own_elements_and_cycles() -> None:
+    up = Layer(name="up", n=1, ic=2, oc=3, size=(6,), kernel=(2,), transposed=True)  # from 3 x 5 to 2 x 6
+    extent = Extent(array=nvdla(rows=4, cols=2), layers=(up,), steps=1)
+    for pattern, many in (
+        ("input-elements[*,1] bit 1 flip transient step 0 pass forward layer up", 15),
+        ("grad-output-elements[*,1] bit 1 flip transient step 0 pass grad_input layer up", 12),
+        ("result-elements[*,1] bit 1 flip transient step 0 pass forward layer up", 12),
+        ("result-elements[*,1] bit 1 flip transient step 0 pass grad_input layer up", 15),
+        ("activation-memory[up,*] bit 1 flip", 15),
+        ("weight[0,0] bit 1 flip transient step 0 pass forward layer up cycle *", 12),  # 6 pixels, 2 taps
+        ("weight[0,0] bit 1 flip transient step 0 pass grad_input layer up cycle *", 20),  # 2 x 5 pixels, 2 taps
+    ):
+        assert FaultSpace.parse(pattern, extent).size == many
 
 
 def test_a_fault_in_two_patterns_is_refused() -> None:

@@ -411,6 +411,13 @@ def test_words_of_half_width() -> None:
             r"index=2 of gradient-memory: 'fc.bias' has 3 .*, and 2 are wanted",
         ),
         ("weight-memory[fc.bias,0] bit 32 flip", r"bit=32 is outside fp32"),
+        *(
+            (
+                f"activation-memory[{name},0] bit 1 flip",
+                rf"^name='{name}' of activation-memory is no layer of the model; it has conv, fc$",
+            )
+            for name in ("cnov", "bn", "fc.bias", "nowhere.matmul")
+        ),
     ],
 )
 def test_names_and_places_are_checked_at_once(fault: str, message: str) -> None:
@@ -419,9 +426,40 @@ def test_names_and_places_are_checked_at_once(fault: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_states_are_checked_when_they_are_known() -> None:
-    with pytest.raises(InvalidInput, match=r"^state='exp_avg' of optimizer-memory is none that .*; choose one of "):
-        injected(sgd, "optimizer-memory[fc.bias,exp_avg,0] bit 1 flip")
+@pytest.mark.parametrize("name", ["conv", "fc", "matmul", "fc.scores", "linear(3x4)"])
+def test_what_may_be_a_layer_is_not_refused(name: str) -> None:
+    mc.inject(net(), mc.parse_fault(f"activation-memory[{name},0] bit 1 flip"), array=ARRAY)
+
+
+def test_a_layer_that_computes_its_weight_is_one() -> None:
+    model = net()
+    nn.utils.parametrizations.weight_norm(model.fc)
+    with mc.inject(model, mc.parse_fault("activation-memory[fc,0] set-to 9"), array=ARRAY) as injection:
+        backward(model)
+    assert rows(injection)["fc", "grad_weight"][1] == 1
+
+
+@pytest.mark.parametrize("timing", ["", " transient step 700"])
+@pytest.mark.parametrize(
+    ("make", "state", "known"),
+    [
+        (adam, "exp_awg", "Adam keeps of 'fc.bias'; choose one of exp_avg, exp_avg_sq"),
+        (sgd, "exp_avg", "SGD keeps of 'fc.bias'; choose one of momentum_buffer"),
+        (lambda model: torch.optim.SGD(model.parameters()), "exp_avg", "SGD keeps of 'fc.bias'; it keeps none"),
+    ],
+)
+def test_states_are_checked_in_the_first_step(make: Any, state: str, known: str, timing: str) -> None:
+    message = f"^state='{state}' of optimizer-memory is none that {known}$"
+    with pytest.raises(InvalidInput, match=message):
+        injected(make, f"optimizer-memory[fc.bias,{state},0] bit 1 flip{timing}", steps=1)
+
+
+def test_a_state_of_another_optimizers_parameter_is_not_asked_for() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.conv.parameters(), lr=0.1)
+    with mc.inject(model, mc.parse_fault("optimizer-memory[fc.bias,exp_avg,0] bit 1 flip"), array=ARRAY):
+        backward(model)
+        optimizer.step()
 
 
 def test_a_state_that_is_smaller_than_its_parameter() -> None:

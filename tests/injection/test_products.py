@@ -443,10 +443,10 @@ def test_dropout_of_attention_draws_as_pytorch_does() -> None:
 
 @pytest.mark.parametrize("pass_", PASSES)
 @pytest.mark.parametrize("of", ["weight", "input", "grad-output", "result"])
-@pytest.mark.parametrize("module", [nn.Linear(5, 4), nn.Conv1d(5, 4, 2)], ids=["linear", "convolution"])
+@pytest.mark.parametrize("module", [nn.Linear(5, 4), nn.Conv1d(5, 4, 2), nn.ConvTranspose1d(5, 4, 2)], ids=str)
 def test_elements_count_in_the_order_of_memory(module: nn.Module, of: str, pass_: Pass) -> None:
     """Misread in one pass alone: the bias's gradient is summed elsewhere and stays right."""
-    x = integers(3, 5, *((3,) if isinstance(module, nn.Conv1d) else ()), seed=0).requires_grad_()
+    x = integers(3, 5, *(() if isinstance(module, nn.Linear) else (3,)), seed=0).requires_grad_()
     weight, bias = module.parameters()
     with torch.no_grad():
         weight.copy_(integers(*weight.shape, seed=1))
@@ -464,7 +464,7 @@ def test_elements_count_in_the_order_of_memory(module: nn.Module, of: str, pass_
         return tensor
 
     grad_output = integers(*golden[0].shape, seed=9)
-    function: Any = F.conv1d if isinstance(module, nn.Conv1d) else F.linear
+    function: Any = {nn.Linear: F.linear, nn.Conv1d: F.conv1d, nn.ConvTranspose1d: F.conv_transpose1d}[type(module)]
     operands = {"input": x, "weight": weight, "grad-output": grad_output}
     read = {name: misread(name, tensor) for name, tensor in operands.items()}
     inputs, weights = read["input"].requires_grad_(), read["weight"].requires_grad_()
@@ -477,3 +477,19 @@ def test_elements_count_in_the_order_of_memory(module: nn.Module, of: str, pass_
     reads = {"forward": {"input", "weight"}, "grad_input": {"weight", "grad-output"}}
     is_read = of == "result" or of in reads.get(pass_, {"input", "grad-output"})
     assert injection.log.reached == (2 if is_read else 0)
+
+
+def test_the_kept_input_of_a_transposed_convolution_is_its_own() -> None:
+    module = nn.ConvTranspose1d(5, 4, 2, stride=2)
+    x = integers(3, 5, 3, seed=0).requires_grad_()
+    tensors = [x, *module.parameters()]
+    y, grad_x, _, grad_bias = in_step(module, *tensors)
+    fault = mc.parse_fault("activation-memory[0,7] set-to 5")
+    with mc.inject(nn.Sequential(module), fault, array=ARRAY) as injection:
+        found = in_step(module, *tensors)
+    misread = x.detach().clone()
+    misread.view(-1)[7] = 5
+    grad_output = integers(*y.shape, seed=9)
+    (grad_w,) = torch.autograd.grad(module(misread), [module.weight], grad_output)
+    same(found, [y, grad_x, grad_w, grad_bias])
+    assert passes(injection) == {("0", "grad_weight")}

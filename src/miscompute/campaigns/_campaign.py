@@ -25,7 +25,17 @@ from ..fault import Extent, FaultSpace
 from ..hardware import Array, array_named
 from ..injection import trace
 from ..outcome import OUTCOMES, Trajectory, classify
-from ..tasks import DATA_SETS, MODEL_FORMAT, OPTIMIZERS, DataSet, Recipe, build_model, check_fits, load_data, recipe_for
+from ..tasks import (
+    DATA_SETS,
+    MODEL_FORMAT,
+    DataSet,
+    Recipe,
+    build_model,
+    check_fits,
+    load_data,
+    recipe_for,
+    states_kept,
+)
 from ._engine import Done, Engine, Job, engine_named
 from ._plan import FAILED, Plan, plan_of
 from ._rounds import carry_out
@@ -50,7 +60,6 @@ class Setting:
         source = DATA_SETS[self.recipe.data]
         model = build_model(self.recipe.model, **source.sizes, width=self.recipe.width)
         parameters = {name: parameter.numel() for name, parameter in model.named_parameters()}
-        optimizer = OPTIMIZERS[self.recipe.optimizer](model.parameters(), self.recipe)
         return Extent(
             array=self.array,
             format=MODEL_FORMAT,
@@ -58,7 +67,7 @@ class Setting:
             steps=self.recipe.steps,
             parameters=parameters,
             buffers={name: buffer.numel() for name, buffer in model.named_buffers() if buffer.dim()},
-            states=_states(optimizer),
+            states=states_kept(self.recipe),
             setting=self.labels,
         )
 
@@ -68,17 +77,6 @@ class Setting:
         return tuple(
             Run(name=f"golden-{seed}", recipe=replace(self.recipe, seed=seed)) for seed in range(first, first + seeds)
         )
-
-
-def _states(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
-    """Name what an optimizer keeps of a parameter of several elements, by letting one make a step."""
-    parameter = torch.nn.Parameter(torch.zeros(2))
-    parameter.grad = torch.zeros(2)
-    one = type(optimizer)([parameter], **{k: v for k, v in optimizer.defaults.items() if k in ("lr", "momentum")})
-    one.step()
-    return tuple(
-        name for name, value in one.state[parameter].items() if isinstance(value, torch.Tensor) and value.dim()
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

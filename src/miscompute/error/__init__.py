@@ -8,9 +8,8 @@ from ._error import AnyError as AnyError
 from ._error import Error as Error
 from ._error import StoredError as StoredError
 from ._error import SumError as SumError
-from ._lower import TWIN_PASSES as TWIN_PASSES
+from ._lower import in_twin as in_twin
 from ._lower import lower as lower
-from ._lower import with_passes_swapped as with_passes_swapped
 from ._published import ERROR_MODELS as ERROR_MODELS
 from ._published import FLIP_WEIGHTS as FLIP_WEIGHTS
 from ._published import NON_FINITE_SHARE as NON_FINITE_SHARE

@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Literal, NamedTuple, TypeVar
 
-from ..fault import ElementExposure, Exposure, Fault, MemoryExposure, SumExposure, Transient
-from ..hardware import PASSES, Array, Conditions, Every, Layer, Operand, Pass
+from ..fault import ElementExposure, Elements, Exposure, Fault, MemoryExposure, SumExposure, Transient
+from ..hardware import PASSES, TWIN_OPERANDS, TWIN_PASSES, Array, Conditions, Every, Layer, Operand, Pass
 from ._cycle import check_zeros, lower_cycle, rows_of
 from ._error import AnyError, Error, StoredError, SumError
 from ._region import Range, Region
@@ -58,35 +58,36 @@ def lower(
     """
     fault.check(array)
     exposure = fault.site.exposure(rows=array.rows, cols=array.cols)
+    twin = in_twin(fault)
+    twin_exposure = twin.site.exposure(rows=array.rows, cols=array.cols)
     effect = fault.site.acts(fault.effect)
     if effect is None:
         return ()
     layers = (layer,) if isinstance(layer, Layer) else tuple(layer)
-    fault = replace(fault, effect=effect)
+    fault, twin = replace(fault, effect=effect), replace(twin, effect=effect)
     if isinstance(exposure, MemoryExposure):
-        return tuple(_lower_memory(fault, exposure, layers))
+        return tuple(_lower_memory(fault, exposure, layers, as_seen=as_seen))
     found: list[AnyError] = []
     for one in layers:
         for pass_ in passes:
             seen = one if as_seen else array.seen(one, pass_)
             if one.transposed and not as_seen:
-                errors = _lower_pass(with_passes_swapped(fault), exposure, array, seen, TWIN_PASSES[pass_], step)
+                assert not isinstance(twin_exposure, MemoryExposure)
+                errors = _lower_pass(twin, twin_exposure, array, seen, TWIN_PASSES[pass_], step)
                 found += [_renamed(error, fault) for error in errors]
             else:
                 found += _lower_pass(fault, exposure, array, seen, pass_, step)
     return tuple(found)
 
 
-TWIN_PASSES: Mapping[Pass, Pass] = {"forward": "grad_input", "grad_input": "forward", "grad_weight": "grad_weight"}
-"""What a transposed convolution's passes are to the convolution it is the gradient of."""
-
-
-def with_passes_swapped(fault: Fault) -> Fault:
-    """Say when a fault in a transposed convolution is there, in the terms of the convolution it is the gradient of."""
-    timing = fault.timing
+def in_twin(fault: Fault) -> Fault:
+    """Say a fault in a transposed convolution in the terms of the convolution it is the gradient of, its twin."""
+    site, timing = fault.site, fault.timing
+    if isinstance(site, Elements) and site.of != "result":
+        site = replace(site, of=TWIN_OPERANDS[site.of])
     if isinstance(timing, Transient) and timing.pass_ is not None:
-        return replace(fault, timing=replace(timing, pass_=TWIN_PASSES[timing.pass_]))
-    return fault
+        timing = replace(timing, pass_=TWIN_PASSES[timing.pass_])
+    return replace(fault, site=site, timing=timing)
 
 
 def _renamed(error: Error | SumError, fault: Fault) -> Error | SumError:
@@ -94,11 +95,12 @@ def _renamed(error: Error | SumError, fault: Fault) -> Error | SumError:
     error = replace(error, pass_=TWIN_PASSES[error.pass_], timing=fault.timing)
     if isinstance(error, SumError):
         return error
-    names: dict[str, Operand] = {"input": "grad_output", "grad_output": "input"}
-    return replace(error, operand=names.get(error.operand, error.operand))
+    return error if error.operand == "result" else replace(error, operand=TWIN_OPERANDS[error.operand])
 
 
-def _lower_memory(fault: Fault, exposure: MemoryExposure, layers: Sequence[Layer]) -> Iterator[AnyError]:
+def _lower_memory(
+    fault: Fault, exposure: MemoryExposure, layers: Sequence[Layer], *, as_seen: bool
+) -> Iterator[AnyError]:
     elements = Range(start=exposure.first, stop=exposure.first + exposure.length)
     if exposure.store != "activation":
         yield StoredError(
@@ -112,7 +114,9 @@ def _lower_memory(fault: Fault, exposure: MemoryExposure, layers: Sequence[Layer
         return
     for layer in layers:
         if layer.name == exposure.name:
-            yield from _flat(fault, layer, "grad_weight", "input", elements)
+            kept: Operand = "grad_output" if layer.transposed else "input"
+            for error in _flat(fault, layer, "grad_weight", kept, elements):
+                yield _renamed(error, fault) if layer.transposed and not as_seen else error
 
 
 def _lower_pass(

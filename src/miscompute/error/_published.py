@@ -43,12 +43,6 @@ class Execution:
     step: int
     format: Format = FORMATS["fp32"]
 
-    def __post_init__(self) -> None:
-        if self.layer.transposed:
-            raise InvalidInput(
-                f"layer {self.layer.name!r} is a transposed convolution, which error models do not know; choose another"
-            )
-
     @property
     def operands(self) -> tuple[Operand, Operand]:
         """The tensors it reads."""
@@ -60,13 +54,11 @@ class Execution:
         Raises:
             InvalidInput: if the operand is not read.
         """
-        if of == "result":
-            return math.prod(self.layer.result(self.pass_).values())
-        if of not in self.operands:
+        if of != "result" and of not in self.operands:
             raise InvalidInput(
                 f"pass_={self.pass_!r} of layer {self.layer.name!r} does not read its {of}; choose another pass"
             )
-        return self.layer.elements(of)
+        return self.layer.words(of, self.pass_)
 
 
 _OPERANDS_OF: Mapping[Pass, tuple[Operand, Operand]] = {

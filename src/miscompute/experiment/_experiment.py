@@ -29,7 +29,7 @@ from ..fault import Fault, Intermittent, Memory, Transient
 from ..hardware import Array, Layer, swizzle_named
 from ..injection import inject, trace
 from ..outcome import CONFIDENCE, METRICS, TAIL, Outcome, Trajectory, judge
-from ..tasks import DATA_SETS, MODEL_FORMAT, DataSet, Recipe, build_model, check_fits, load_data
+from ..tasks import DATA_SETS, MODEL_FORMAT, DataSet, Recipe, build_model, check_fits, load_data, states_kept
 from ._execute import execute, replacing
 from ._run import Run
 
@@ -66,11 +66,18 @@ class Experiment:
             raise InvalidInput(f"swizzles={self.swizzles} must differ; name each once")
 
     def check_names(self) -> None:
-        """Raise `InvalidInput` unless the model has the layer, parameter or buffer that the fault names."""
+        """Raise `InvalidInput` unless there is the layer, parameter, buffer or state that the fault names."""
         source = DATA_SETS[self.recipe.data]
         model = build_model(self.recipe.model, **source.sizes, width=self.recipe.width)
-        inject(model, self.fault, array=self.array)  # looks a memory's tensor up; nothing is injected
         check_layers(self.fault, trace(model, source.zeros(1)))
+        inject(model, self.fault, array=self.array)  # looks a memory's tensor up; nothing is injected
+        site, states = self.fault.site, states_kept(self.recipe)
+        if isinstance(site, Memory) and site.store == "optimizer" and site.state not in states:
+            known = f"choose one of {', '.join(states)}" if states else "it keeps none without a momentum"
+            raise InvalidInput(
+                f"state={site.state!r} of optimizer-memory is none that optimizer={self.recipe.optimizer!r} keeps; "
+                f"{known}"
+            )
 
     def runs(self) -> tuple[Run, ...]:
         """Give the runs, by names that are their folders' too."""

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 from .._invalid import InvalidInput
 from ..formats import FORMATS, Format
-from ..hardware import PASSES, Array, Layer, Operand, Pass
+from ..hardware import PASSES, TWIN_PASSES, Array, Layer, Operand, Pass
 from ._effect import EFFECTS, WORD_EFFECTS, StuckAt
 from ._exposure import ElementExposure, MemoryExposure, Store, SumExposure
 from ._fault import Fault
@@ -75,17 +75,19 @@ class Extent:
             case "statistics":
                 return self.buffers
             case "activation":
-                return {layer.name: layer.elements("input") for layer in self.layers}
+                return {layer.name: layer.words("input", "forward") for layer in self.layers}
             case _:
                 return self.parameters
 
-    def elements(self, of: Operand | str, layer: Layer, pass_: Pass | None) -> int:
+    def elements(self, of: Operand | Literal["result"], layer: Layer, pass_: Pass | None) -> int:
         """Count the elements of an operand or of a pass's result, as `Elements` counts them."""
         seen = layer.as_matmul() if self.array.im2col else layer
-        if of == "result":
-            assert pass_ is not None
-            return math.prod(seen.result(pass_).values())
-        return seen.elements(of)  # type: ignore[arg-type]
+        assert pass_ is not None or of != "result"
+        return seen.words(of, pass_ or "forward")
+
+    def cycles(self, layer: Layer, pass_: Pass) -> int:
+        """Count the cycles of a pass, as `Transient` counts them."""
+        return self.array.schedule(layer, TWIN_PASSES[pass_] if layer.transposed else pass_).cycles
 
 
 Path = tuple[str, ...]
@@ -160,9 +162,7 @@ class Block:
         if None in found:
             return None
         positions = tuple(position for position in found if position is not None)
-        built = self.fault(positions)
-        # A value that is NaN is not equal to itself; its string is.
-        return positions if built == fault or str(built) == str(fault) else None
+        return positions if self.fault(positions) == fault else None
 
     def common(self, other: "Block") -> Fault | None:
         """Give the first fault that is in another block too; None: there is none."""
@@ -533,7 +533,7 @@ def _all(choice: _Choice, site: Site, extent: Extent, fixed: Mapping[str, Any], 
                     f"needs a layer of the extent{needed}; add 'layer *'{needed and ' and pass *'}, or give a range"
                 )
             if choice.name == "cycle":
-                values = range(extent.array.schedule(layer, fixed["pass"]).cycles)
+                values = range(extent.cycles(layer, fixed["pass"]))
             else:
                 elements = extent.elements(_elements(site).of, layer, fixed.get("pass"))
                 values = range(max(0, elements - fixed.get("length", 1) + 1)) or unknown(
@@ -658,7 +658,7 @@ def _check_known(fault: Fault, choices: Mapping[str, _Choice], words: Words, ext
             known = ", ".join(one.name for one in extent.layers)
             words.fail(f"layer={timing.layer!r} is none of the model's ({known})", at=choices["layer"].at)
         if layer is not None and timing.cycle is not None and timing.pass_ is not None:
-            cycles = extent.array.schedule(layer, timing.pass_).cycles
+            cycles = extent.cycles(layer, timing.pass_)
             if timing.cycle >= cycles:
                 words.fail(
                     f"cycle={timing.cycle} is outside {timing.pass_} of {layer.name} (0..{cycles - 1})",
@@ -668,6 +668,8 @@ def _check_known(fault: Fault, choices: Mapping[str, _Choice], words: Words, ext
     if isinstance(exposure, MemoryExposure) and (sizes := extent.stored(exposure.store)):
         if exposure.name not in sizes:
             words.fail(f"name={exposure.name!r} is none of the model's ({', '.join(sizes)})", at=1)
+        if exposure.store == "optimizer" and extent.states and exposure.state not in extent.states:
+            words.fail(f"state={exposure.state!r} is none of the optimizer's ({', '.join(extent.states)})", at=1)
         if exposure.first + exposure.length > sizes[exposure.name]:
             words.fail(
                 f"index={exposure.first} of {exposure.name} is outside its {sizes[exposure.name]} elements, "

@@ -15,6 +15,8 @@ from ._arrays import ARRAYS as ARRAYS
 from ._arrays import array_named as array_named
 from ._layer import OPERANDS as OPERANDS
 from ._layer import PASSES as PASSES
+from ._layer import TWIN_OPERANDS as TWIN_OPERANDS
+from ._layer import TWIN_PASSES as TWIN_PASSES
 from ._layer import Layer as Layer
 from ._layer import Operand as Operand
 from ._layer import Pass as Pass

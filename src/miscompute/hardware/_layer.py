@@ -1,6 +1,7 @@
 """A layer as an accelerator sees it: one convolution, with its shapes."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -14,6 +15,12 @@ Operand = Literal["weight", "input", "grad_output"]
 
 PASSES: tuple[Pass, ...] = get_args(Pass)
 OPERANDS: tuple[Operand, ...] = get_args(Operand)
+
+TWIN_PASSES: Mapping[Pass, Pass] = {"forward": "grad_input", "grad_input": "forward", "grad_weight": "grad_weight"}
+"""What a transposed convolution's passes are to the convolution it is the gradient of, its twin."""
+
+TWIN_OPERANDS: Mapping[Operand, Operand] = {"weight": "weight", "input": "grad_output", "grad_output": "input"}
+"""What a transposed convolution's operands are to its twin."""
 
 _KERNEL_DIMS = {0: (), 1: ("s",), 2: ("r", "s"), 3: ("t", "r", "s")}
 
@@ -129,6 +136,17 @@ class Layer:
     def elements(self, operand: Operand) -> int:
         """Count an operand's elements."""
         return math.prod(self.shape(operand))
+
+    def words(self, of: Operand | Literal["result"], pass_: Pass) -> int:
+        """Count the elements of an operand or of what a pass computes, in a transposed convolution's own terms.
+
+        >>> up = Layer(name="up", n=1, ic=2, oc=3, size=(6,), kernel=(2,), transposed=True)  # from 3 channels to 2
+        >>> up.words("input", "forward"), up.words("result", "forward")
+        (15, 12)
+        """
+        if of == "result":
+            return math.prod(self.result(TWIN_PASSES[pass_] if self.transposed else pass_).values())
+        return self.elements(TWIN_OPERANDS[of] if self.transposed else of)
 
     def result(self, pass_: Pass) -> dict[str, int]:
         """Name and size the dimensions of what a pass computes, its spatial positions flattened to ``pixel``.

@@ -9,3 +9,4 @@ from ._inject import inject as inject
 from ._inject import trace as trace
 from ._log import Log as Log
 from ._log import LogRow as LogRow
+from ._memory import states_of as states_of

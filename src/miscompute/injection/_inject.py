@@ -21,8 +21,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from .._invalid import InvalidInput
-from ..error import StoredError, lower, with_passes_swapped
+from ..error import StoredError, in_twin, lower
 from ..fault import PERMANENT, Fault
+from ..fault import Memory as MemorySite
 from ..hardware import PASSES, Array, Layer
 from ._geometry import LINEAR, PRODUCTS, Call, Convolution, TransposedConvolution
 from ._image import OnArrayInImageMode
@@ -121,6 +122,32 @@ class _Interception(TorchFunctionMode):
         if get_ident() == self._thread:
             self._depth -= 1
 
+    def may_be_layer(self, name: str) -> bool:
+        """Whether a layer may go by a name: a parameter's, a module's that computes its weight, or an operator's.
+
+        Which layers there are shows when the model runs; PyTorch's own modules multiply matrices by no parameter of one
+        dimension, and only those for layers compute a weight.
+        """
+        owner, _, last = name.rpartition(".")
+        named = self._named_modules()
+        if name in named and (not _is_pytorchs(named[name]) or isinstance(named[name], _LAYERS)):
+            return True
+        if last.partition("(")[0] in _PRODUCTS:
+            return not owner or owner in named
+        return name in self.layer_names()
+
+    def layer_names(self) -> tuple[str, ...]:
+        """Name the layers that have a parameter for a weight, or may have."""
+        named = self._named_modules()
+        return tuple(
+            self._names[id(parameter)]
+            for name, parameter in unwrapped(self._model).named_parameters()
+            if parameter.dim() > 1 or not _is_pytorchs(named[name.rpartition(".")[0]])
+        )
+
+    def _named_modules(self) -> dict[str, nn.Module]:
+        return dict(unwrapped(self._model).named_modules())
+
     def shares_parameters(self, other: "_Interception") -> bool:
         """Whether the two models have a parameter in common."""
         return not self._names.keys().isdisjoint(other._names)
@@ -215,6 +242,21 @@ class _Interception(TorchFunctionMode):
         return None
 
 
+_LAYERS = (
+    nn.Linear,
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
+"""PyTorch's modules whose weight may be computed: by a parametrisation, say."""
+
+_PRODUCTS = frozenset({operator.name for operator in OPERATORS.values()} | {"scores", "values", "einsum"})
+"""What layers are called by that no parameter names: the products of `OPERATORS` and `COMPOSITES`."""
+
+
+def _is_pytorchs(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.modules.")
+
+
 _Handle = Callable[[_Interception, _Function, Any, dict[str, Any]], Tensor | None]
 
 
@@ -298,6 +340,7 @@ class Injection:
         self._is_on = False
         self._moment = 0  # goes on whenever the layers' plans may become others
         self._interception = _Interception(model, self._compute, self._may_act)
+        self._check_layer()
         self._optimizers: dict[int, tuple[Optimizer, int]] = {}
         self._begun: set[int] = set()  # the optimizers that are stepping
         self._layers: dict[Hashable, LayerOnArray] = {}
@@ -312,6 +355,15 @@ class Injection:
         self._thread = 0
         self._left_at: int | None = None  # how many modes lie below the interception, while it is left for a step
         self._returning: RemovableHandle | None = None
+
+    def _check_layer(self) -> None:
+        """Raise `InvalidInput` if the layer whose kept input is faulty cannot be one of the model's."""
+        site = self._fault.site
+        if not isinstance(site, MemorySite) or site.store != "activation":
+            return
+        if not self._interception.may_be_layer(site.name):
+            some = ", ".join(self._interception.layer_names()[:8]) or "none that a parameter names"
+            raise InvalidInput(f"name={site.name!r} of activation-memory is no layer of the model; it has {some}")
 
     @property
     def step(self) -> int:
@@ -398,7 +450,7 @@ class Injection:
         if not self._is_lasting:
             self._moment += 1
         if self._memory is not None:
-            self._memory.forget()
+            self._memory.after_update(optimizer)
             if is_new and self._is_on:
                 self._memory.begin_step()
 
@@ -485,8 +537,8 @@ class Injection:
         return plans
 
     def _fault_of(self, on_array: LayerOnArray) -> Fault:
-        """Give the fault in the terms of the passes that a layer computes."""
-        return with_passes_swapped(self._fault) if on_array.is_transposed else self._fault
+        """Give the fault in the terms of what a layer computes."""
+        return in_twin(self._fault) if on_array.is_transposed else self._fault
 
     def _plans_at(self, on_array: LayerOnArray) -> Plans:
         """Give the plans at the current step if the fault were active, made once for each dealing of the lanes."""

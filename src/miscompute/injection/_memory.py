@@ -96,26 +96,37 @@ class Memory:
             if error.store not in ("gradient", "optimizer") or not self._is_active(error):
                 continue
             parameter = self._tensor(error)
-            if not any(parameter is one for group in optimizer.param_groups for one in group["params"]):
+            if not _steps(optimizer, parameter):
                 continue
             if error.store == "gradient":
                 stored = parameter.grad
             else:
-                states = optimizer.state.get(parameter, {})
-                tensors = {name for name, value in states.items() if isinstance(value, Tensor) and value.dim()}
-                if states and error.state not in tensors:
-                    raise InvalidInput(
-                        f"state={error.state!r} of optimizer-memory is none that the optimizer keeps of "
-                        f"{error.name!r}; choose one of {', '.join(sorted(tensors)) or 'none at all'}"
-                    )
-                stored = states.get(error.state)
+                if optimizer.state.get(parameter):
+                    self._check_state(error, optimizer)
+                stored = optimizer.state.get(parameter, {}).get(error.state)
             if stored is not None:  # else nothing is stored yet
                 self._check_holds(error, stored)
                 self._corrupt(error, stored, is_kept=False)
 
-    def forget(self) -> None:
-        """Note that an optimizer has stepped: what is stored now is not to be restored."""
+    def after_update(self, optimizer: Optimizer) -> None:
+        """Note that an optimizer has stepped: what is stored now is not to be restored; and what it keeps is known."""
         self._changes.clear()
+        for error in self._errors:
+            if error.store == "optimizer":
+                self._check_state(error, optimizer)
+
+    def _check_state(self, error: StoredError, optimizer: Optimizer) -> None:
+        """Raise `InvalidInput` if an optimizer that has made a step of the parameter keeps no such state of it."""
+        parameter = self._tensor(error)
+        if parameter.grad is None or not _steps(optimizer, parameter):
+            return
+        states = states_of(optimizer, parameter)
+        if error.state not in states:
+            known = f"choose one of {', '.join(states)}" if states else "it keeps none"
+            raise InvalidInput(
+                f"state={error.state!r} of optimizer-memory is none that {type(optimizer).__name__} keeps of "
+                f"{error.name!r}; {known}"
+            )
 
     def restore(self) -> None:
         """Restore parameters and statistics that nothing has stepped on."""
@@ -144,3 +155,13 @@ class Memory:
 
 def _words(change: Change) -> Tensor:
     return change.words[change.where] if change.region is None else change.region
+
+
+def states_of(optimizer: Optimizer, parameter: Tensor) -> tuple[str, ...]:
+    """Name what an optimizer keeps of a parameter, element by element: Adam's exp_avg and exp_avg_sq, say."""
+    kept = optimizer.state.get(parameter, {})
+    return tuple(name for name, value in kept.items() if isinstance(value, Tensor) and value.dim())
+
+
+def _steps(optimizer: Optimizer, parameter: Tensor) -> bool:
+    return any(parameter is one for group in optimizer.param_groups for one in group["params"])

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from .._invalid import InvalidInput
-from ..error import TWIN_PASSES, Error, Range, Region, SumError
+from ..error import Error, Range, Region, SumError
 from ..formats import Format
-from ..hardware import PASSES, Array, Layer, Operand, Pass
+from ..hardware import PASSES, TWIN_PASSES, Array, Layer, Operand, Pass
 from ._geometry import Geometry
 from ._operators import RESULT_DIMS
 from ._private import disabled_torch_function
@@ -191,8 +191,7 @@ class LayerOnArray:
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Compute the output, (n, oc, *out_size)."""
         if self.is_transposed:
-            y = self._run("grad_input", {"grad_output": x, "weight": weight})[0]
-            return y if bias is None else y + bias.view(-1, *(1 for _ in self.layer.size))
+            return self._run("grad_input", {"grad_output": x, "weight": weight}, bias=bias)[0]
         return self._run("forward", {"input": x, "weight": weight}, bias=bias)[0]
 
     def grad_input(self, grad_output: Tensor, weight: Tensor) -> Tensor:
@@ -219,6 +218,7 @@ class LayerOnArray:
     ) -> tuple[Tensor, Tensor | None, slice | Tensor | None]:
         """Compute a pass; also say of which output channels a sum of the output's gradient came out wrong, if any."""
         plan = self._plans(self)[pass_]
+        bias, late = (None, bias) if self.is_transposed else (bias, None)
         formats: Formats = {}
         rounded = stored
         if self._format is not None:
@@ -227,10 +227,10 @@ class LayerOnArray:
             formats = {operand: format for operand, (_, format) in held.items()}
         if plan is None:
             result, grad_bias = self._compute(pass_, _values(rounded, stored, formats), bias, with_bias)
-            return result, grad_bias, None if rounded is stored else slice(None)
+            return self._and(result, late), grad_bias, None if rounded is stored else slice(None)
         key = self._step(), PASSES.index(pass_), self.layer.index
         changed: list[Tensor] = []
-        operands, borrowed = _read(plan.whole, rounded, changed, self._scratch, formats, key)
+        operands, borrowed = self._read(plan.whole, rounded, changed, formats, key)
         try:
             result, grad_bias = self._compute(pass_, _values(operands, stored, formats), bias, with_bias)
         finally:
@@ -240,7 +240,7 @@ class LayerOnArray:
         if with_bias and wrong is None and any(bool(torch.count_nonzero(bits)) for bits in changed):
             wrong = plan.misread_channels  # else the sum is right to the last bit
         for part in plan.parts:
-            operands, borrowed = _read(part.misreads, rounded, changed, self._scratch, formats, key)
+            operands, borrowed = self._read(part.misreads, rounded, changed, formats, key)
             try:
                 operands = _values(operands, stored, formats)
                 for operand, axis, wanted in part.cuts:
@@ -259,10 +259,48 @@ class LayerOnArray:
         counted = None
         if plan.sums is not None:
             counted = plan.sums.correct(result, self._as_words(rounded, formats), bias, step=key[0])
+        result = self._and(result, late)
         changed.extend(misread(result, key=key).bits for misread in plan.wrong_results)
         named = TWIN_PASSES[pass_] if self.is_transposed else pass_
         self._record(self.layer.name, named, plan.reached, changed, counted)
         return result, grad_bias, wrong
+
+    def _and(self, result: Tensor, bias: Tensor | None) -> Tensor:
+        """Add a bias that the pass itself does not: a transposed convolution's, to its output."""
+        return result if bias is None else result + bias.view(-1, *(1 for _ in self.layer.size))
+
+    def _read(
+        self,
+        misreads: Misreads,
+        stored: dict[Operand, Tensor],
+        changed: list[Tensor],
+        formats: Formats,
+        key: tuple[int, ...],
+    ) -> tuple[dict[Operand, Tensor], list[Change]]:
+        """Give operands as they are read. An output gradient may be borrowed: changed in place, to be changed back.
+
+        A gradient belongs to the autograd engine alone while a layer's backward pass runs, and is large. Other operands
+        may be looked at meanwhile, by another thread, so they are copied.
+        """
+        operands: dict[Operand, Tensor] = dict(stored)
+        borrowed: list[Change] = []
+        for misread in misreads:
+            operand = misread.operand
+            assert operand != "result"
+            tensor, format = operands[operand], formats.get(operand)
+            # What the twin of a transposed convolution takes for a gradient is the input.
+            is_gradient = operand == ("input" if self.is_transposed else "grad_output")
+            if tensor is not stored[operand]:
+                change = misread(tensor, format, key=key)
+            elif is_gradient and _may_borrow(operand, stored):
+                change = misread(tensor.data, format, key=key)  # `data` leaves the version that autograd checks as is
+                borrowed.append(change)
+            else:
+                tensor = operands[operand] = _copy(tensor, self._scratch) if operand == "weight" else tensor.clone()
+                change = misread(tensor, format, key=key)
+            if misread.is_logged:
+                changed.append(change.bits)
+        return operands, borrowed
 
     def _as_words(self, rounded: dict[Operand, Tensor], formats: Formats) -> dict[Operand, Rounded]:
         return {
@@ -293,38 +331,6 @@ def _values(words: dict[Operand, Tensor], stored: dict[Operand, Tensor], formats
     }
 
 
-def _read(
-    misreads: Misreads,
-    stored: dict[Operand, Tensor],
-    changed: list[Tensor],
-    scratch: Scratch,
-    formats: Formats,
-    key: tuple[int, ...],
-) -> tuple[dict[Operand, Tensor], list[Change]]:
-    """Give operands as they are read. An output gradient may be borrowed: changed in place and to be changed back.
-
-    A gradient belongs to the autograd engine alone while a layer's backward pass runs, and is large. Other operands may
-    be looked at meanwhile, by another thread, so they are copied.
-    """
-    operands: dict[Operand, Tensor] = dict(stored)
-    borrowed: list[Change] = []
-    for misread in misreads:
-        operand = misread.operand
-        assert operand != "result"
-        tensor, format = operands[operand], formats.get(operand)
-        if tensor is not stored[operand]:
-            change = misread(tensor, format, key=key)
-        elif operand == "grad_output" and _may_borrow(tensor, stored):
-            change = misread(tensor.data, format, key=key)  # `data` leaves the version that autograd checks as it is
-            borrowed.append(change)
-        else:
-            tensor = operands[operand] = _copy(tensor, scratch) if operand == "weight" else tensor.clone()
-            change = misread(tensor, format, key=key)
-        if misread.is_logged:
-            changed.append(change.bits)
-    return operands, borrowed
-
-
 def _copy(weight: Tensor, scratch: Scratch) -> Tensor:
     """Copy to memory that is in use already: fresh memory for each step would cost more than the copy."""
     key = (weight.shape, weight.stride(), weight.dtype, weight.device)
@@ -335,11 +341,12 @@ def _copy(weight: Tensor, scratch: Scratch) -> Tensor:
     return room.copy_(weight)
 
 
-def _may_borrow(grad_output: Tensor, stored: dict[Operand, Tensor]) -> bool:
-    """Whether each element has a place of its own that no other operand shares."""
-    place = grad_output.untyped_storage().data_ptr()
-    return grad_output.is_contiguous() and all(
-        operand == "grad_output" or tensor.untyped_storage().data_ptr() != place for operand, tensor in stored.items()
+def _may_borrow(operand: Operand, stored: dict[Operand, Tensor]) -> bool:
+    """Whether each element of an operand has a place of its own that no other operand shares."""
+    own = stored[operand]
+    place = own.untyped_storage().data_ptr()
+    return own.is_contiguous() and all(
+        other == operand or tensor.untyped_storage().data_ptr() != place for other, tensor in stored.items()
     )
 
 

@@ -11,9 +11,9 @@ import vl_convert
 from numpy.typing import NDArray
 
 from .._invalid import InvalidInput
-from ..error import TWIN_PASSES, AnyError, Error, Region, StoredError, SumError
+from ..error import AnyError, Error, Region, StoredError, SumError
 from ..fault import Exposure, Fault, SumExposure, Transient
-from ..hardware import OPERANDS, PASSES, Array, Layer, Operand, OutputStationary, Pass
+from ..hardware import OPERANDS, PASSES, TWIN_OPERANDS, TWIN_PASSES, Array, Layer, OutputStationary, Pass
 from ._curves import write_chart
 from ._tables import _region, _whole
 
@@ -153,10 +153,9 @@ def _sizes(layer: Layer, error: Error | SumError, region: Region) -> dict[str, i
     results = [layer.result(pass_) for pass_ in PASSES]
     operands = {operand: dict(zip(layer.dims(operand), layer.shape(operand), strict=True)) for operand in OPERANDS}
     if isinstance(error, Error) and region.dims == ("element",):
-        twin: dict[str, Operand] = {"input": "grad_output", "grad_output": "input"} if layer.transposed else {}
         if error.operand == "result":
             return layer.result(TWIN_PASSES[error.pass_] if layer.transposed else error.pass_)
-        return operands[twin.get(error.operand, error.operand)]
+        return operands[TWIN_OPERANDS[error.operand] if layer.transposed else error.operand]
     return next(sizes for sizes in (*results, *operands.values()) if tuple(sizes) == region.dims)
 
 

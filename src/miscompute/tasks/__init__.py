@@ -19,6 +19,7 @@ from ._recipe import RECIPES as RECIPES
 from ._recipe import SCHEDULES as SCHEDULES
 from ._recipe import Recipe as Recipe
 from ._recipe import recipe_for as recipe_for
+from ._recipe import states_kept as states_kept
 from ._resnet import IMAGENET_MEAN as IMAGENET_MEAN
 from ._resnet import IMAGENET_STD as IMAGENET_STD
 from ._resnet import resnet18 as resnet18

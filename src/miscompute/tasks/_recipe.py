@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._invalid import InvalidInput
+from ..injection import states_of
 from ._models import MODELS, check_reads
 from ._sources import DATA_SETS
 
@@ -84,6 +85,19 @@ def _one_cycle(done: float) -> float:
     if done < 0.15:
         return 0.04 + 0.96 * (1 - math.cos(math.pi * done / 0.15)) / 2
     return 1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (done - 0.15) / 0.85)) / 2
+
+
+def states_kept(recipe: Recipe) -> tuple[str, ...]:
+    """Name what a recipe's optimizer keeps of a parameter, by letting it make a step.
+
+    >>> states_kept(recipe_for("cluttered_digits")), states_kept(recipe_for("cifar10", optimizer="sgd", momentum=0.0))
+    (('exp_avg', 'exp_avg_sq'), ())
+    """
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.zeros(2)
+    optimizer = OPTIMIZERS[recipe.optimizer]([parameter], recipe)
+    optimizer.step()
+    return states_of(optimizer, parameter)
 
 
 SCHEDULES: Mapping[str, Callable[[float], float]] = MappingProxyType(
