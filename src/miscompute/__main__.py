@@ -406,6 +406,13 @@ def vulnerability(
     trials: Annotated[int, typer.Option(help="How many faults to draw.")] = 1000,
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="All faults instead.")] = False,
     images: Annotated[int | None, typer.Option(help="Of the validation data; default: all.")] = None,
+    worst: Annotated[
+        int, typer.Option(min=0, help="How many of the most dangerous parameters (channels, of drawn faults) to show.")
+    ] = 0,
+    draw: Annotated[
+        Path | None,
+        typer.Option(help="Draw to this stem: STEM-bits and STEM-worst, as .png and, interactive, as .html."),
+    ] = None,
     data_folder: Annotated[Path | None, typer.Option(help="Where the data set is.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run directory, where it continues; default: a name under runs/.")
@@ -421,7 +428,7 @@ def vulnerability(
     import os
 
     from .pvf import measure_task
-    from .report import vulnerability_table, work_line
+    from .report import bits_chart, vulnerability_table, work_line, worst_chart, worst_table, write_chart
     from .tasks import recipe_for
 
     recipe = recipe_for(data, model=model, width=width, seed=seed, steps=steps)
@@ -457,6 +464,13 @@ def vulnerability(
         )
     for name in result.criteria:
         _print_table(vulnerability_table(result, name))
+    by = "element" if result.exhaustive else "channel"
+    if worst:
+        _print_table(worst_table(result, worst, by))
+    if draw is not None:
+        for name, chart in (("bits", bits_chart(result)), ("worst", worst_chart(result, worst or 20, by))):
+            png, html = write_chart(chart, draw.with_name(f"{draw.name}-{name}"))
+            print(f"figure: {png} (interactive: {html})")
     accuracy = "" if result.accuracy is None else f"; without a fault {100 * result.accuracy:.2f} % are right"
     print(f"{work_line(result)}{accuracy}\nrun directory: {out}")
 

@@ -48,6 +48,22 @@ def test_exhaustive_without_a_folder_gets_one_of_its_own(
     assert folder.name.startswith("pvf-lenet5-cluttered-digits-")
 
 
+def test_the_most_dangerous_are_shown_and_drawn(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, Any] = {}
+
+    def write(chart: Any, stem: Path) -> tuple[Path, Path]:
+        drawn[stem.name] = chart.to_dict()["title"]["text"]
+        return stem.with_suffix(".png"), stem.with_suffix(".html")
+
+    monkeypatch.setattr("miscompute.report.write_chart", write)
+    arguments = ("--width", "0.3", "--steps", "2", "--layer", "conv1", "--out", str(tmp_path), "--worst", "3")
+    status, out, _ = run(*arguments, "--exhaustive", "--format", "fp8_e5m2", "--draw", str(tmp_path / "fig"))
+    assert status == 0
+    assert drawn == {"fig-bits": "PVF by layer and bit", "fig-worst": "The 3 most dangerous parameters"}
+    assert out.count("conv1.weight[") == 3
+    assert "fig-bits.html" in out.replace("\n", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

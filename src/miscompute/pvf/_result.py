@@ -1,7 +1,8 @@
 """What was found: failures of each fault, and their sums and rates."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from types import MappingProxyType
 from typing import NamedTuple, final
 
@@ -89,28 +90,90 @@ class Vulnerability:
         return found
 
     def rows(self, by: str = "model", criterion: str | None = None, *, confidence: float = 0.95) -> tuple[Row, ...]:
-        """Sum up by ``model``, ``layer``, ``parameter``, ``channel``, ``bit``, ``field`` or ``effect``.
+        """Sum up by ``model``, ``layer``, ``parameter``, ``channel``, ``element``, ``bit``, ``field`` or ``effect``.
 
-        A channel is the first dimension of a parameter. Of ``bit`` and ``field``, only faults of one bit have a row.
+        A channel is the first dimension of a parameter, an element one number of it. Of ``bit`` and ``field``, only
+        faults of one bit have a row.
 
         Raises:
             InvalidInput: for another word, or a criterion that was not asked for.
         """
+        grouped = self._grouped((by,), criterion)
+        return tuple(self._row(name, *found, confidence) for (name,), found in grouped.items())
+
+    def cells(
+        self,
+        rows: str,
+        columns: str,
+        criterion: str | None = None,
+        *,
+        only: Sequence[str] | None = None,
+        confidence: float = 0.95,
+    ) -> dict[tuple[str, str], Row]:
+        """Sum up by two groups at once, such as ``layer`` and ``bit``: what a heat map shows. See `rows`.
+
+        ``only``: the labels of rows that are wanted, in any order.
+
+        Raises:
+            InvalidInput: as `rows` does.
+        """
+        return {
+            (row, column): self._row(f"{row}, {column}", *found, confidence)
+            for (row, column), found in self._grouped((rows, columns), criterion).items()
+            if only is None or row in only
+        }
+
+    def worst(
+        self, number: int = 10, by: str = "element", criterion: str | None = None, *, confidence: float = 0.95
+    ) -> tuple[Row, ...]:
+        """Give the parts with the highest PVF, worst first.
+
+        Of faults that were drawn, those tried decide, and among many parts the first owe their place to chance as well;
+        the intervals are of each part by itself.
+
+        Args:
+            number: how many to give.
+            by: a word of `rows`.
+            criterion: without one, the first.
+            confidence: of each interval.
+
+        Raises:
+            InvalidInput: for a number below 1, or as `rows` does.
+        """
+        if number < 1:
+            raise InvalidInput(f"number={number} of the worst must be at least 1")
         if by not in GROUPS:
             raise InvalidInput(f"by={by!r} is unknown; choose from {', '.join(GROUPS)}")
-        tried: dict[str, list[np.ndarray]] = {}
-        population: dict[str, int] = {}
+        found: list[tuple[float, str, np.ndarray, int]] = []
+        for (name,), (failures, population) in self._grouped((by,), criterion).items():
+            if failures.size:
+                found.append((float(failures.mean()), name, failures, population))
+        found.sort(key=lambda one: -one[0])  # of equals, the first in the model
+        return tuple(self._row(name, failures, size, confidence) for _, name, failures, size in found[:number])
+
+    def _grouped(self, by: tuple[str, ...], criterion: str | None) -> dict[tuple[str, ...], tuple[np.ndarray, int]]:
+        """Give, for every combination of labels, the failures of the faults tried, and how many faults there are."""
+        for word in by:
+            if word not in GROUPS:
+                raise InvalidInput(f"by={word!r} is unknown; choose from {', '.join(GROUPS)}")
+        tried: dict[tuple[str, ...], list[np.ndarray]] = {}
+        population: dict[tuple[str, ...], int] = {}
         for name, table in self.failures(criterion).items():
-            labels, keys = GROUPS[by](self, name)
-            numbers = table.numpy()
-            for key, label in enumerate(labels):
-                mine = numbers[keys == key]
+            groupings = [GROUPS[word](self, name) for word in by]
+            labels = list(product(*(names for names, _ in groupings)))
+            belongs = np.logical_and.reduce([keys >= 0 for _, keys in groupings])
+            places = np.zeros_like(groupings[0][1])
+            for names, keys in groupings:
+                places = places * len(names) + keys
+            numbers, places = table.numpy()[belongs], places[belongs]
+            order = np.argsort(places, kind="stable")
+            for label, mine in zip(
+                labels, np.split(numbers[order], np.searchsorted(places[order], range(1, len(labels)))), strict=True
+            ):
                 if mine.size:
                     population[label] = population.get(label, 0) + mine.size
                     tried.setdefault(label, []).append(mine[mine >= 0])
-        return tuple(
-            self._row(name, np.concatenate(parts), population[name], confidence) for name, parts in tried.items()
-        )
+        return {label: (np.concatenate(parts), population[label]) for label, parts in tried.items()}
 
     def _row(self, name: str, failures: np.ndarray, population: int, confidence: float) -> Row:
         total, faults = int(failures.sum()), len(failures)
@@ -124,7 +187,7 @@ class Vulnerability:
             pvf = _mean_estimate(failures / self.inferences, confidence)
             critical = rate(affected, faults, confidence=confidence, population=population)
         else:
-            pvf = critical = Estimate(low=0, best=0.5, high=1, confidence=confidence, method="nothing was tried")
+            pvf = critical = Estimate(low=0.0, best=0.5, high=1.0, confidence=confidence, method="nothing was tried")
         return Row(name, faults, population, total, inferences, pvf, critical)
 
     def _place(self, criterion: str | None) -> int:
@@ -172,6 +235,13 @@ def _channel(result: Vulnerability, name: str) -> tuple[list[str], np.ndarray]:
     return [f"{name}[{channel}]" for channel in range(channels)], np.repeat(keys[:, None], effects, 1)
 
 
+def _elements(result: Vulnerability, name: str) -> tuple[list[str], np.ndarray]:
+    elements, effects = _size(result, name)
+    shape = result.shapes[name]
+    labels = [f"{name}[{','.join(map(str, place))}]" for place in np.ndindex(shape)]
+    return labels, np.repeat(np.arange(elements)[:, None], effects, 1)
+
+
 def _by_effect(label: Callable[[Vulnerability, Effect], str | None]) -> Grouping:
     def group(result: Vulnerability, name: str) -> tuple[list[str], np.ndarray]:
         found = [label(result, effect) for effect in result.effects]
@@ -207,6 +277,7 @@ GROUPS: Mapping[str, Grouping] = MappingProxyType(
         "layer": _whole(lambda name: name.rpartition(".")[0] or name),
         "parameter": _whole(lambda name: name),
         "channel": _channel,
+        "element": _elements,
         "bit": _by_effect(_bit),
         "field": _by_effect(_field),
         "effect": _by_effect(lambda result, effect: str(effect)),  # noqa: ARG005

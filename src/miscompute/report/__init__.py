@@ -12,4 +12,7 @@ from ._tables import lowering_table as lowering_table
 from ._tables import outcome_table as outcome_table
 from ._tables import vulnerability_table as vulnerability_table
 from ._tables import work_line as work_line
+from ._tables import worst_table as worst_table
 from ._taxonomy import taxonomy_chart as taxonomy_chart
+from ._vulnerability import bits_chart as bits_chart
+from ._vulnerability import worst_chart as worst_chart

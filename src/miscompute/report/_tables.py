@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 from ..error import AnyError, Error, Region, StoredError, SumError
@@ -175,6 +176,19 @@ def vulnerability_table(result: Vulnerability, criterion: str | None = None) -> 
             cells = [_percent(estimate.low, estimate.best, estimate.high) for estimate in (row.pvf, row.critical)]
             table.add_row(row.name, f"{row.faults:,}", f"{row.population:,}", *cells)
         table.add_section()
+    return table
+
+
+def worst_table(result: Vulnerability, number: int = 10, by: str = "element", criterion: str | None = None) -> Table:
+    """Tabulate the parts of a model with the highest PVF, worst first. See `Vulnerability.worst`."""
+    drawn = "" if result.exhaustive else "; of the faults drawn: the first owe their place to chance as well"
+    table = Table(title=f"{criterion or result.criteria[0]}: the most dangerous, by {by}{drawn}")
+    table.add_column(by)
+    for heading in ("faults", "of", "PVF, %", "critical, %"):
+        table.add_column(heading, justify="right")
+    for row in result.worst(number, by, criterion):
+        cells = [_percent(estimate.low, estimate.best, estimate.high) for estimate in (row.pvf, row.critical)]
+        table.add_row(escape(row.name), f"{row.faults:,}", f"{row.population:,}", *cells)
     return table
 
 
