@@ -89,6 +89,7 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Images, or windows of text, a step.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     evaluate_every: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
+    validation_examples: Annotated[int | None, typer.Option(help="How many an evaluation takes; default: all.")] = None,
     data_folder: Annotated[Path | None, typer.Option(help="Where the data set is.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; default: a name under runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue what the run directory holds.")] = False,
@@ -119,6 +120,7 @@ def train(
         batch_size=batch_size,
         steps=steps,
         evaluate_every=evaluate_every,
+        validation_examples=validation_examples,
     )
     if momentum is not None and recipe.optimizer != "sgd":
         raise InvalidInput(

@@ -24,6 +24,7 @@ from miscompute.tasks import (
     DataSet,
     Recipe,
     Training,
+    accuracy,
     load_data,
     recipe_for,
 )
@@ -170,6 +171,7 @@ BAD_RECIPES: dict[str, tuple[Any, str]] = {
     "batch_size": (0, "batch_size=0 must be at least 1"),
     "steps": (-3, "steps=-3 must be at least 1"),
     "evaluate_every": (0, "evaluate_every=0 must be at least 1"),
+    "validation_examples": (0, "validation_examples=0 must be at least 1; leave it out for all"),
     "seed": (1 << 63, "seed=9223372036854775808 must be less than 2**63"),
 }
 
@@ -184,6 +186,17 @@ def test_bad_recipes_say_what_is_allowed(field: str) -> None:
 def test_more_images_a_step_than_there_are(few_digits: DataSet) -> None:
     with pytest.raises(InvalidInput, match="batch_size=128 is more than the 100 training images of cluttered_digits"):
         Training(recipe_for("cluttered_digits", batch_size=128), few_digits)
+
+
+def test_an_evaluation_may_take_the_first_validation_examples_only(few_digits: DataSet) -> None:
+    first = Training(recipe_for("cluttered_digits", validation_examples=7), few_digits)
+    right = first.model.eval()(few_digits.normalised(few_digits.validation_images[:7])).argmax(-1)
+    assert accuracy(first.model, first.data) == float((right == few_digits.validation_labels[:7]).sum()) / 7
+    available = len(few_digits.validation_labels)
+    with pytest.raises(
+        InvalidInput, match=f"={available + 1} is more than the {available} of cluttered_digits; leave it"
+    ):
+        Training(recipe_for("cluttered_digits", validation_examples=available + 1), few_digits)
 
 
 def test_a_model_and_data_that_do_not_fit(few_digits: DataSet) -> None:

@@ -42,6 +42,9 @@ class TaskSpec(_Section):
     batch_size: _Several[int] | None = Field(default=None, description="Images, or windows of text, a step.")
     steps: _Several[int] | None = Field(default=None, description="Optimizer steps.")
     evaluate_every: _Several[int] | None = Field(default=None, description="Steps between evaluations.")
+    validation_examples: _Several[int] | None = Field(
+        default=None, description="How many evaluations take; default: all."
+    )
     seed: _Several[int] | None = Field(default=None, description="Decides weights, order and augmentation.")
 
 

@@ -202,7 +202,12 @@ LINEAR = Linear()
 @final
 @dataclass(frozen=True, eq=False)
 class Products(Geometry):
-    """Batched products of matrices: input (batch, n, ic), weight (batch, oc, ic), output (batch, n, oc)."""
+    """Batched products of matrices: input (batch, n, ic), weight (batch, oc, ic), output (batch, n, oc).
+
+    ``owns_weight``: whether the weight was copied when the call was read, so that nobody else looks at it.
+    """
+
+    owns_weight: bool = False
 
     def layer(self, name: str, index: int, x: Tensor, weight: Tensor) -> Layer:
         """Describe the call as a layer."""
@@ -224,6 +229,7 @@ class Products(Geometry):
 
 
 PRODUCTS = Products()
+PRODUCTS_OF_COPY = Products(owns_weight=True)
 
 
 class Call(NamedTuple):

@@ -12,7 +12,7 @@ from .._invalid import InvalidInput
 from ..error import Error, Range, Region, SumError
 from ..formats import Format
 from ..hardware import PASSES, TWIN_PASSES, Array, Layer, Operand, Pass
-from ._geometry import Geometry
+from ._geometry import Geometry, Products
 from ._operators import RESULT_DIMS
 from ._private import disabled_torch_function
 from ._sums import Sums
@@ -179,6 +179,7 @@ class LayerOnArray:
         self.present: tuple[int, Plans] | None = None  # kept by ``plans``: the plans, and until when they hold
         self.made: dict[Hashable, Plans] = {}
         self._geometry = geometry
+        self._owns_weight = isinstance(geometry, Products) and geometry.owns_weight
         self._format = format
         self._plans = plans
         self._record = record
@@ -277,10 +278,10 @@ class LayerOnArray:
         formats: Formats,
         key: tuple[int, ...],
     ) -> tuple[dict[Operand, Tensor], list[Change]]:
-        """Give operands as they are read. An output gradient may be borrowed: changed in place, to be changed back.
+        """Give operands as they are read. Some are borrowed: changed in place, to be changed back.
 
-        A gradient belongs to the autograd engine alone while a layer's backward pass runs, and is large. Other operands
-        may be looked at meanwhile, by another thread, so they are copied.
+        A gradient belongs to the autograd engine alone while a layer's backward pass runs, and is large; so does what
+        was copied for this call. Other operands may be looked at meanwhile, by another thread, so they are copied.
         """
         operands: dict[Operand, Tensor] = dict(stored)
         borrowed: list[Change] = []
@@ -292,7 +293,7 @@ class LayerOnArray:
             is_gradient = operand == ("input" if self.is_transposed else "grad_output")
             if tensor is not stored[operand]:
                 change = misread(tensor, format, key=key)
-            elif is_gradient and _may_borrow(operand, stored):
+            elif (is_gradient and _may_borrow(operand, stored)) or (operand == "weight" and self._owns_weight):
                 change = misread(tensor.data, format, key=key)  # `data` leaves the version that autograd checks as is
                 borrowed.append(change)
             else:

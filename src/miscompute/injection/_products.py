@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F  # noqa: N812
 
-from ._geometry import LINEAR, PRODUCTS, Call
+from ._geometry import LINEAR, PRODUCTS, PRODUCTS_OF_COPY, Call
 from ._private import disabled_torch_function, softmax_backward
 
 Product = Callable[[str, Tensor, Tensor], Tensor]
@@ -38,10 +38,12 @@ def read_matmul(a: Tensor, b: Tensor) -> Call:
         return Call(a.reshape(-1, a.shape[-1]), b.t(), None, LINEAR, restore)
     products = math.prod(lead)
     x = a.expand(*lead, *a.shape[-2:]).reshape(products, *a.shape[-2:])
-    weight = b.expand(*lead, *b.shape[-2:]).reshape(products, *b.shape[-2:]).transpose(1, 2)
+    flat = b.expand(*lead, *b.shape[-2:]).reshape(products, *b.shape[-2:])
+    weight = flat.transpose(1, 2)
     if products == 1:  # one product, however it is written
         return Call(x[0], weight[0], None, LINEAR, restore)
-    return Call(x, weight, None, PRODUCTS, restore)
+    is_copy = flat.untyped_storage().data_ptr() != b.untyped_storage().data_ptr()
+    return Call(x, weight, None, PRODUCTS_OF_COPY if is_copy else PRODUCTS, restore)
 
 
 def read_added(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Call:

@@ -7,7 +7,7 @@ import tarfile
 import urllib.request
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -62,6 +62,13 @@ class DataSet:
     def labels_per_example(self) -> int:
         """1 for an image; as many as there are tokens for a window."""
         return self.train_labels[0].numel()
+
+    def validated_on(self, examples: int | None) -> "DataSet":
+        """Give the data set with only the first so many validation examples; None: all."""
+        if examples is None:
+            return self
+        images, labels = self.validation_images[:examples], self.validation_labels[:examples]
+        return replace(self, validation_images=images, validation_labels=labels)
 
     def normalised(self, images: Tensor) -> Tensor:
         """Give what a model takes of examples as they are stored.

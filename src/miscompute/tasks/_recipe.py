@@ -20,7 +20,8 @@ class Recipe:
     """A training, to the last decision. Equal recipes on one machine train to equal bits.
 
     ``steps`` and ``evaluate_every`` count optimizer steps; ``lr`` is the highest learning rate of the schedule;
-    ``momentum`` is SGD's and has no meaning for the others.
+    ``momentum`` is SGD's and has no meaning for the others. ``validation_examples`` are how many of the data set's,
+    from the first on, an evaluation takes; None: all. Many short runs spend most of their time in evaluations else.
     """
 
     data: str
@@ -34,6 +35,7 @@ class Recipe:
     batch_size: int = 64
     steps: int = 1000
     evaluate_every: int = 50
+    validation_examples: int | None = None
     seed: int = 123
 
     def __post_init__(self) -> None:
@@ -50,6 +52,10 @@ class Recipe:
         for name in ("batch_size", "steps", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name}={getattr(self, name)} must be at least 1")
+        if self.validation_examples is not None and self.validation_examples < 1:
+            raise InvalidInput(
+                f"validation_examples={self.validation_examples} must be at least 1; leave it out for all"
+            )
         for name in ("momentum", "weight_decay"):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise InvalidInput(f"{name}={getattr(self, name)} must not be negative, and must be finite")

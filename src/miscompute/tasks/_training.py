@@ -31,6 +31,11 @@ def check_fits(recipe: Recipe, data: DataSet) -> None:
             f"batch_size={recipe.batch_size} is more than the {len(data.train_labels)} training {examples} of "
             f"{data.name}; choose a smaller one"
         )
+    if recipe.validation_examples is not None and recipe.validation_examples > len(data.validation_labels):
+        raise InvalidInput(
+            f"validation_examples={recipe.validation_examples} is more than the {len(data.validation_labels)} of "
+            f"{data.name}; leave it out for all"
+        )
     with torch.device("meta"):
         model = MODELS[recipe.model].build(**data.sizes, width=recipe.width)
     check_memory(model, width=recipe.width, copies=_COPIES[recipe.optimizer])
@@ -54,7 +59,7 @@ class Training:
     def __init__(self, recipe: Recipe, data: DataSet) -> None:
         check_fits(recipe, data)
         self.recipe = recipe
-        self.data = data
+        self.data = data.validated_on(recipe.validation_examples)
         self.model = build_model(recipe.model, **data.sizes, width=recipe.width, seed=recipe.seed)
         self.optimizer = OPTIMIZERS[recipe.optimizer](self.model.parameters(), recipe)
         self.step = 0
