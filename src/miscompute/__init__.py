@@ -26,6 +26,7 @@ from .fault import parse_fault as parse_fault
 from .hardware import Layer as Layer
 from .hardware import Nvdla as Nvdla
 from .hardware import nvdla as nvdla
+from .hardware import nvdla_full as nvdla_full
 from .hardware import nvdla_large as nvdla_large
 from .hardware import nvdla_medium_512 as nvdla_medium_512
 from .hardware import nvdla_medium_1024 as nvdla_medium_1024

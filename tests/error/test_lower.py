@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import miscompute as mc
-from miscompute import InvalidInput, Layer, Nvdla, Range, Region, nvdla, nvdla_small, parse_fault
+from miscompute import InvalidInput, Layer, Nvdla, Range, Region, nvdla, nvdla_full, nvdla_small, parse_fault
 from miscompute import fault as faults
 from miscompute.error import AnyError, Error, StoredError, SumError, lower
 from miscompute.fault import SITES, Exposure, SumExposure
@@ -539,6 +539,44 @@ def test_a_vector_lane_owns_every_so_manieth_result() -> None:
         "fc forward: accumulator of [n 0:10, oc 2:11:4] bit 3 flip, permanent",
         "fc grad_input: accumulator of [n 0:10, ic 2:12:4] bit 3 flip, permanent",
         "fc grad_weight: accumulator of [oc 0:11, ic 2:12:4] bit 3 flip, permanent",
+    ]
+
+
+# Two kernels a cell.
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("weight[3,5] bit 2 flip", ["weight[oc 10:70:32, ic 3:90:64]"]),
+        ("weight[3,5] bit 10 flip", ["weight[oc 11:70:32, ic 3:90:64]"]),
+        ("weight[3,5] bits 2,15 flip", ["weight[oc 10:70:32, ic 3:90:64]", "weight[oc 11:70:32, ic 3:90:64]"]),
+        ("weight-bus[3] bit 8 flip", [f"weight[oc {kernel}:70:32, ic 3:90:64]" for kernel in range(1, 32, 2)]),
+        ("weight-bus-half[3,9] bit 0 flip", [f"weight[oc {kernel}:70:32, ic 3:90:64]" for kernel in range(16, 32, 2)]),
+        ("valid[3,5] bit 1 flip", ["weight[oc 11:70:32, ic 3:90:64]"]),
+        ("activation[3,5] bit 2 flip", ["input[n 0:2, ic 3:90:64]"]),
+        ("activation-half[3,9] bit 2 flip", ["input[n 0:2, ic 3:90:64]"]),
+    ],
+)
+def test_a_cell_of_two_kernels(text: str, found: list[str]) -> None:
+    array, layer = nvdla_full(format="int8"), Layer(name="fc", n=2, ic=90, oc=70)
+    errors = of_operands(lower(parse_fault(text), array, layer, passes=["forward"]))
+    assert [f"{error.operand}{error.region}" for error in errors] == found
+    if text.startswith("activation"):
+        assert (
+            str(errors[0].results)
+            == {
+                "activation[3": "[n 0:2, oc 10:70:32 width 2]",
+                "activation-half[3": "[n 0:2, oc 16:70:32 width 16]",
+            }[text.partition(",")[0]]
+        )
+
+
+def test_an_accumulator_of_two_kernels() -> None:
+    array, layer = nvdla_full(format="int8"), Layer(name="fc", n=2, ic=90, oc=70)
+    errors = lower(parse_fault("accumulator[5] bits 3,37 flip"), array, layer, passes=["forward"])
+    assert [str(error) for error in errors] == [
+        f"fc forward: accumulator of [n 0:2, oc {kernel}:70:32] bit 3 flip, permanent" for kernel in (10, 11)
     ]
 
 

@@ -230,6 +230,69 @@ def test_the_word_of_a_sum_is_the_arrays() -> None:
     product.check(StuckAt(bit=31, value=0), nvdla_small(), FORMATS["bf16"])  # fp32
 
 
+# Words of two kernels, side by side.
+
+FULL = nvdla(rows=ROWS, cols=COLS, format="int8", packs_two=True)
+
+
+def cells(site: Site, effect: Effect) -> list[tuple[range, str]]:
+    """Say which kernels a word feeds, and what becomes of each."""
+    found = site.feeds(effect, FULL)
+    return [
+        (exposure.cols if isinstance(exposure, Exposure) else range(exposure.col, exposure.col + 1), str(part))
+        for exposure, part in found
+        if isinstance(exposure, Exposure | SumExposure)
+    ]
+
+
+@pytest.mark.parametrize(
+    "word", [word for word, exposure in GOLDEN.items() if type(exposure) in (Exposure, SumExposure)]
+)
+def test_a_word_of_two_kernels_has_their_bits_side_by_side(word: str) -> None:
+    site, exposure = build(word), GOLDEN[word]
+    bits = {"product": 18, "node": 19, "partial_sum": 19, "accumulator": 34, "output": 32}
+    width = bits[exposure.stage] if isinstance(exposure, SumExposure) else 1 if word == "valid" else 8
+    if isinstance(exposure, Exposure) and exposure.operand == "streaming":  # one word, which both kernels read
+        (fed,) = cells(site, StuckAt(bit=7, value=1))
+        assert fed == (range(2 * exposure.cols.start, 2 * exposure.cols.stop), "bit 7 stuck-at 1")
+        with pytest.raises(InvalidInput, match="bit=8 is outside int8 "):
+            site.check(StuckAt(bit=8, value=1), FULL, INT8)
+        return
+    places = list(exposure.cols) if isinstance(exposure, Exposure) else [3]
+    for kernel in (0, 1):
+        bit = kernel * width + width - 1
+        becomes = str(site.acts(StuckAt(bit=width - 1, value=0)))
+        found = cells(site, StuckAt(bit=bit, value=0))
+        assert found == [(range(2 * col + kernel, 2 * col + kernel + 1), becomes) for col in places]
+    both = [
+        (range(2 * col + kernel, 2 * col + kernel + 1), str(site.acts(Flip(bits=(0,)))))
+        for col in places
+        for kernel in (0, 1)
+    ]
+    assert cells(site, Flip(bits=(0, width))) == both
+    message = (
+        f"bit={2 * width} is outside the 2 words of {width} bits at {site} (0..{2 * width - 1}; {width} is bit 0 of"
+    )
+    with pytest.raises(InvalidInput, match=re.escape(message)):
+        site.check(Flip(bits=(1, 2 * width)), FULL, INT8)
+    message = f"effect 'set-to 1.0' of {site}: the word holds those of 2 kernels; use stuck-at or flip on its bits"
+    with pytest.raises(InvalidInput, match=f"^{re.escape(message)}$"):
+        site.check(SetTo(value=1.0), FULL, INT8)
+
+
+def test_a_valid_bit_is_one_kernels() -> None:
+    site = OperandValid(row=0, col=1)
+    assert cells(site, StuckAt(bit=1, value=0)) == [(range(3, 4), "set-to 0.0")]
+    assert cells(site, StuckAt(bit=1, value=1)) == []
+    site.check(StuckAt(bit=1, value=1), FULL, INT8)
+
+
+def test_memory_and_elements_hold_one_kernels_words() -> None:
+    for word, exposure in GOLDEN.items():
+        if isinstance(exposure, MemoryExposure | ElementExposure):
+            assert build(word).feeds(SetTo(value=1.0), FULL) == ((exposure, SetTo(value=1.0)),)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

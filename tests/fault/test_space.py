@@ -327,6 +327,17 @@ def test_what_the_extent_does_not_say_is_not_made_up(pattern: str, message: str)
         FaultSpace.parse(pattern, Extent(array=simd(lanes=4)))
 
 
+def test_the_bits_of_a_word_of_two_kernels() -> None:
+    extent = Extent(array=nvdla(rows=4, cols=3, format="int8", packs_two=True))
+    for pattern, many in (
+        ("weight[*,*] bit * stuck-at *", 4 * 3 * 16 * 2),
+        ("activation[*,*] bit * flip", 4 * 3 * 8),
+        ("valid[*,*] bit * flip", 4 * 3 * 2),
+        ("accumulator[*] bit * flip", 3 * 68),
+    ):
+        assert FaultSpace.parse(pattern, extent).size == many
+
+
 def test_a_transposed_convolution_counts_its_own_elements_and_cycles() -> None:
     up = Layer(name="up", n=1, ic=2, oc=3, size=(6,), kernel=(2,), transposed=True)  # from 3 x 5 to 2 x 6
     extent = Extent(array=nvdla(rows=4, cols=2), layers=(up,), steps=1)

@@ -24,6 +24,7 @@ from miscompute.hardware import (
     Pass,
     Stage,
     nvdla,
+    nvdla_full,
     nvdla_small,
     simd,
     systolic,
@@ -55,6 +56,7 @@ class Streaming(Array):
 ROWS: dict[str, Callable[[], Array]] = {
     **ARRAYS,
     "nvdla-B": lambda: nvdla(rows=8, cols=8, grad_weight="B"),
+    "nvdla-full, int8": lambda: nvdla_full(format="int8"),
     "nvdla-1x1": lambda: nvdla(rows=1, cols=1),
     "nvdla-3x5": lambda: nvdla(rows=3, cols=5, swizzle="stripe", format="int8", zero_gate=False),
     "systolic-ws-3x2": lambda: systolic(rows=3, cols=2, swizzle="step"),
@@ -157,7 +159,7 @@ def test_every_word_is_held_in_one_place_and_every_result_computed_in_one(
     array, mapping, size = build(), build().mapping(pass_), 11
     owns = isinstance(array, OutputStationary)  # results stay in place, operands pass by
     rows = range(min(array.rows, 12)) if array.depth > 1 or owns else range(1)
-    cols = [range(col, col + 1) for col in range(min(array.cols, 12))]
+    cols = [range(col, col + 1) for col in range(min(array.kernels_in_flight, 12))]
     held, computed = [], []
     for row in rows:
         lane = Every(min(row, array.depth - 1), array.depth)
@@ -179,11 +181,12 @@ def test_every_word_is_held_in_one_place_and_every_result_computed_in_one(
 def test_a_streaming_word_is_read_where_it_passes(build: Callable[[], Array], pass_: Pass) -> None:
     array, mapping = build(), build().mapping(pass_)
     passed_on = isinstance(array, OutputStationary | hw.WeightStationary)
-    for col in {0, array.cols // 2, array.cols - 1}:
+    size = array.kernels_in_flight
+    for col in {0, size // 2, size - 1}:
         _, readers = array.reach(mapping, "streaming", lane=Every(0, array.depth), row=0, cols=range(col, col + 1))
-        cells = numbers(2 * array.cols, readers.get(mapping.cell))
-        wanted = set(range(col, array.cols)) if passed_on else {col}
-        assert cells == wanted | {cell + array.cols for cell in wanted}
+        cells = numbers(2 * size, readers.get(mapping.cell))
+        wanted = set(range(col, size)) if passed_on else {col}
+        assert cells == wanted | {cell + size for cell in wanted}
 
 
 # Messages.

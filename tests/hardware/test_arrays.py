@@ -14,6 +14,7 @@ from miscompute.hardware import (
     WeightStationary,
     array_named,
     nvdla,
+    nvdla_full,
     nvdla_large,
     nvdla_medium_512,
     nvdla_medium_1024,
@@ -47,6 +48,7 @@ def test_what_names_stand_for() -> None:
     assert array_named("nvdla-medium-512") == nvdla_medium_512() == nvdla(rows=32, cols=16)
     assert array_named("nvdla-medium-1024") == nvdla_medium_1024() == nvdla(rows=32, cols=32)
     assert array_named("nvdla-large") == nvdla_large() == nvdla(rows=64, cols=32)
+    assert array_named("nvdla-full") == nvdla_full() == nvdla(rows=64, cols=16, packs_two=True)
     assert array_named("systolic-ws") == systolic(rows=128, cols=128)
     assert array_named("systolic-ws-4x8") == WeightStationary(rows=4, cols=8)
     assert array_named("systolic-os-4x8") == OutputStationary(rows=4, cols=8)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miscompute import InvalidInput, Layer, Nvdla, nvdla, nvdla_large, nvdla_small
+from miscompute import InvalidInput, Layer, Nvdla, nvdla, nvdla_full, nvdla_large, nvdla_small
 from miscompute import hardware as hw
 from miscompute.formats import FORMATS
 from miscompute.hardware import PASSES, STAGES, SWIZZLES
@@ -55,6 +55,24 @@ def test_passes_lie_on_nvdla_as_in_the_table() -> None:  # HARDWARE.md, "The thr
 )
 def test_stripes_by_hand(cols: int, pixels: int, lengths: list[int]) -> None:
     assert [len(stripe) for stripe in nvdla(rows=8, cols=cols).stripes(pixels)] == lengths
+
+
+def test_the_full_configuration_computes_two_kernels_a_cell_in_int8_alone() -> None:
+    # HARDWARE.md, "Geometry and schedule": 64 x 16 for int16 and fp16, 64 x 32 for int8. Stripes of 32 at most: the
+    # unit description of nvdlav1.
+    layer = Layer(name="conv", n=1, ic=3, oc=33, size=(10, 10), kernel=(1, 1))
+    found = {format: nvdla_full(format=format) for format in ("int8", "int8:0.5", "int16", "fp16", "fp8_e4m3", None)}
+    in_flight = {format: array.kernels_in_flight for format, array in found.items()}
+    assert in_flight == {"int8": 32, "int8:0.5": 32, "int16": 16, "fp16": 16, "fp8_e4m3": 16, None: 16}
+    assert {array.schedule(layer, "forward").groups for array in found.values() if array.kernels == 2} == {2}
+    assert {array.schedule(layer, "forward").groups for array in found.values() if array.kernels == 1} == {3}
+    for array in found.values():
+        assert (array.rows, array.cols) == (64, 16)
+        assert [len(stripe) for stripe in array.stripes(100)] == [32, 32, 16, 20]
+    image = replace(layer, size=(2, 70)).as_image()
+    lengths = [len(stripe) for stripe in nvdla_full(image_mode="first").stripes_of(image, "forward")]
+    assert lengths == [32, 32, 6] * 2
+    assert nvdla(rows=64, cols=16, format="int8").kernels == 1
 
 
 @given(st.integers(1, 40), st.integers(1, 600))

@@ -434,3 +434,36 @@ def test_what_cannot_be_computed_is_refused(changes: dict[str, object], message:
     }
     with pytest.raises(InvalidInput, match=re.escape(message)):
         convolve(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("weight[0,0] bit 1 stuck-at 1", [7, 5, 5]),  # 5 reads 7: the low byte of the first cell
+        ("weight[0,0] bit 9 stuck-at 1", [5, 7, 5]),  # its high byte
+        ("weight[0,1] bit 1 stuck-at 1", [5, 5, 7]),
+        ("weight[0,1] bit 9 stuck-at 1", [5, 5, 5]),  # nothing is there
+        ("weight-bus[0] bit 1 stuck-at 1", [7, 5, 7]),
+        ("weight-bus[0] bits 1,9 flip", [7, 7, 7]),
+        ("valid[0,0] bit 1 stuck-at 0", [5, 0, 5]),
+        ("activation[0,0] bit 1 stuck-at 1", [15, 15, 5]),  # 1 reads 3, in both
+        ("product[0,0] bit 18 flip", [5, 4, 5]),  # of 18 bits each
+        ("cell[1] bit 0 flip", [5, 5, 4]),
+        ("output[0] bit 33 flip", [5, 7, 5]),  # of 32 bits each
+        ("output[0] bits 1,33 flip", [7, 7, 5]),
+    ],
+)
+def test_two_kernels_share_a_cell(text: str, expected: list[int]) -> None:
+    array = nvdla(rows=1, cols=2, format="int8", packs_two=True)
+    kernels, pixel = np.full((3, 1, 1), 5.0), np.ones((1, 1, 1))
+    core = convolve(array, parse_fault(text), kernels, pixel, stride=(1,), padding=(0,), dilation=(1,))
+    assert core.result[0, :, 0].tolist() == expected
+
+
+def test_a_zero_is_gated_by_itself_where_two_kernels_share_a_word() -> None:
+    array = nvdla(rows=1, cols=1, format="int8", packs_two=True)
+    kernels, pixel = np.array([0.0, 5.0]).reshape(2, 1, 1), np.ones((1, 1, 1))
+    core = convolve(
+        array, parse_fault("weight[0,0] bits 1,9 flip"), kernels, pixel, stride=(1,), padding=(0,), dilation=(1,)
+    )
+    assert core.result[0, :, 0].tolist() == [0, 7]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from miscompute import InvalidInput, nvdla
-from miscompute.fault import SITES, WeightRegister
+from miscompute.fault import SITES, Site, WeightRegister
 from miscompute.hardware import Array, OutputStationary, WeightStationary, array_named, simd, systolic
 from miscompute.injection import _sums
 from miscompute.validation import Agreement, check_array, summed_up
@@ -19,6 +19,7 @@ ARRAYS: dict[str, Array] = {
     "nvdla": nvdla(rows=4, cols=4),
     "nvdla B, odd": nvdla(rows=5, cols=3, grad_weight="B"),
     "nvdla, images": nvdla(rows=4, cols=4, image_mode="first"),
+    "nvdla, two kernels a cell": nvdla(rows=4, cols=2, packs_two=True),
     "nvdla rotated": nvdla(rows=4, cols=2, swizzle="stripe"),
     "weight-stationary": systolic(rows=3, cols=4),
     "output-stationary": systolic(rows=3, cols=4, dataflow="output-stationary"),
@@ -50,6 +51,19 @@ def test_a_wrong_sum_is_noticed() -> None:
     assert all(agreement.example for agreement in wrong)
     words = ("product", "adder", "cell", "accumulator", "accumulator-pe", "accumulator-entry", "output")
     assert {agreement.kind for agreement in wrong} <= set(words)
+
+
+def test_the_other_kernel_of_a_cell_is_noticed() -> None:
+    parts = Site._parts
+
+    def swapped(self: Site, *args: Any) -> Any:
+        return parts(self, *args)[::-1]
+
+    with patch.object(Site, "_parts", swapped):
+        agreements = check_array(nvdla(rows=4, cols=2, packs_two=True), cases=90, seed=3)
+    wrong = {agreement.kind for agreement in agreements if not agreement.is_full}
+    assert {"valid", "output"} <= wrong
+    assert not wrong & {"activation", "activation-half", "activation-all"}  # one word, which both read
 
 
 def test_agreements_sum_up() -> None:

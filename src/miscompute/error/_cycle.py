@@ -84,10 +84,11 @@ def lower_cycle(
             f"site {fault.site} in one cycle: which load that is, is known for NVDLA only; take the register it feeds, "
             "weight[row,col] until reload"
         )
-    if exposure.of_one_load:  # kernels of an operation are loaded one a cycle, and held for a stripe
-        if offset not in cols:
+    if exposure.of_one_load:  # cells get their words for an operation one a cycle, and hold them for a stripe
+        first = offset * array.kernels
+        cols = range(max(first, cols.start), min(first + array.kernels, cols.stop))
+        if not cols:
             return
-        cols = range(offset, offset + 1)
     word = exposure.operand if exposure.passes_on else "result"
     pixels, cells = array.touched(word, moment, stripe, row=exposure.row, cols=cols)
     if exposure.operand == "stationary" and exposure.of_one_load:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Literal, NamedTuple, TypeVar
 
-from ..fault import ElementExposure, Elements, Exposure, Fault, MemoryExposure, SumExposure, Transient
+from ..fault import AnyExposure, ElementExposure, Elements, Exposure, Fault, MemoryExposure, SumExposure, Transient
 from ..hardware import PASSES, TWIN_OPERANDS, TWIN_PASSES, Array, Conditions, Every, Layer, Operand, Pass
 from ._cycle import check_zeros, lower_cycle, rows_of
 from ._error import AnyError, Error, StoredError, SumError
@@ -57,26 +57,18 @@ def lower(
     grad_weight grad_output [n 1:4:8, oc 2:24:8, oh 0:6, ow 0:6]
     """
     fault.check(array)
-    exposure = fault.site.exposure(rows=array.rows, cols=array.cols)
-    twin = in_twin(fault)
-    twin_exposure = twin.site.exposure(rows=array.rows, cols=array.cols)
-    effect = fault.site.acts(fault.effect)
-    if effect is None:
-        return ()
     layers = (layer,) if isinstance(layer, Layer) else tuple(layer)
-    fault, twin = replace(fault, effect=effect), replace(twin, effect=effect)
-    if isinstance(exposure, MemoryExposure):
-        return tuple(_lower_memory(fault, exposure, layers, as_seen=as_seen))
+    if isinstance(fault.site.exposure(rows=array.rows, cols=array.cols), MemoryExposure):
+        return tuple(_lower_memory(fault, layers, array, as_seen=as_seen))
     found: list[AnyError] = []
     for one in layers:
         for pass_ in passes:
             seen = one if as_seen else array.seen(one, pass_)
             if one.transposed and not as_seen:
-                assert not isinstance(twin_exposure, MemoryExposure)
-                errors = _lower_pass(twin, twin_exposure, array, seen, TWIN_PASSES[pass_], step)
+                errors = _lower_pass(in_twin(fault), array, seen, TWIN_PASSES[pass_], step)
                 found += [_renamed(error, fault) for error in errors]
             else:
-                found += _lower_pass(fault, exposure, array, seen, pass_, step)
+                found += _lower_pass(fault, array, seen, pass_, step)
     return tuple(found)
 
 
@@ -98,9 +90,9 @@ def _renamed(error: Error | SumError, fault: Fault) -> Error | SumError:
     return error if error.operand == "result" else replace(error, operand=TWIN_OPERANDS[error.operand])
 
 
-def _lower_memory(
-    fault: Fault, exposure: MemoryExposure, layers: Sequence[Layer], *, as_seen: bool
-) -> Iterator[AnyError]:
+def _lower_memory(fault: Fault, layers: Sequence[Layer], array: Array, *, as_seen: bool) -> Iterator[AnyError]:
+    exposure = fault.site.exposure(rows=array.rows, cols=array.cols)
+    assert isinstance(exposure, MemoryExposure)
     elements = Range(start=exposure.first, stop=exposure.first + exposure.length)
     if exposure.store != "activation":
         yield StoredError(
@@ -119,15 +111,16 @@ def _lower_memory(
                 yield _renamed(error, fault) if layer.transposed and not as_seen else error
 
 
-def _lower_pass(
-    fault: Fault,
-    exposure: Exposure | SumExposure | ElementExposure,
-    array: Array,
-    layer: Layer,
-    pass_: Pass,
-    step: int,
+def _lower_pass(fault: Fault, array: Array, layer: Layer, pass_: Pass, step: int) -> Iterator[Error | SumError]:
+    for exposure, effect in fault.site.feeds(fault.effect, array):
+        yield from _lower_word(replace(fault, effect=effect), exposure, array, layer, pass_, step)
+
+
+def _lower_word(
+    fault: Fault, exposure: AnyExposure, array: Array, layer: Layer, pass_: Pass, step: int
 ) -> Iterator[Error | SumError]:
     timing = fault.timing
+    assert not isinstance(exposure, MemoryExposure)
     if isinstance(exposure, ElementExposure):
         elements = Range(start=exposure.first, stop=exposure.first + exposure.length)
         yield from _flat(fault, layer, pass_, exposure.of, elements)

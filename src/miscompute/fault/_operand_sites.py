@@ -172,14 +172,18 @@ class OperandValid(Site):
             passes_on=False,
         )
 
+    def bits(self, array: Array, format: Format) -> int:
+        """Give 1: one bit for each kernel of the cell."""
+        return 1
+
     def acts(self, effect: Effect) -> Effect | None:
         """Take the word for zero, where the bit comes out 0."""
         return None if effect == StuckAt(bit=0, value=1) else ZERO
 
     def check(self, effect: Effect, array: Array, format: Format) -> None:
         """Raise `InvalidInput` unless the effect is on the one bit that is here."""
-        self.exposure(rows=array.rows, cols=array.cols)
-        if effect not in (StuckAt(bit=0, value=0), StuckAt(bit=0, value=1), Flip(bits=(0,))):
+        on_bit = (None, StuckAt(bit=0, value=0), StuckAt(bit=0, value=1), Flip(bits=(0,)))
+        if any(part not in on_bit for part in self._parts(effect, array, format)):
             raise InvalidInput(f"effect '{effect}' of {self}: the place holds one bit; use bit 0, stuck-at or flip")
 
     def __str__(self) -> str:

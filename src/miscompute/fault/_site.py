@@ -1,12 +1,13 @@
 """What a place in an array is: which words it holds, and what they feed."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 from .._invalid import InvalidInput
 from ..formats import Format
 from ..hardware import Array
-from ._effect import Effect
-from ._exposure import AnyExposure, SumExposure
+from ._effect import Effect, Flip, StuckAt
+from ._exposure import AnyExposure, Exposure, SumExposure
 
 
 class Site(ABC):
@@ -19,6 +20,62 @@ class Site(ABC):
         Raises:
             InvalidInput: if the site is not on the array.
         """
+
+    def bits(self, array: Array, format: Format) -> int:
+        """Say how wide one kernel's word is at the place, where operands have a format."""
+        exposure = self.exposure(rows=array.rows, cols=array.cols)
+        return array.word(exposure.stage, format).bits if isinstance(exposure, SumExposure) else format.bits
+
+    def feeds(self, effect: Effect, array: Array) -> tuple[tuple[AnyExposure, Effect], ...]:
+        """Say what the word feeds on an array, and what becomes of it there: kernel by kernel, if it holds several.
+
+        Exposures then count kernels where they say cells (`Array.kernels_in_flight`). What nothing becomes of is left
+        out.
+
+        Raises:
+            InvalidInput: if the site is not on the array, or the effect is none on a word of several kernels.
+        """
+        exposure, many = self.exposure(rows=array.rows, cols=array.cols), array.kernels
+        found: list[tuple[AnyExposure, Effect | None]]
+        if many == 1 or not isinstance(exposure, Exposure | SumExposure):
+            found = [(exposure, self.acts(effect))]
+        elif isinstance(exposure, Exposure) and exposure.operand == "streaming":  # one word, which all kernels read
+            cols = range(exposure.cols.start * many, exposure.cols.stop * many)
+            found = [(replace(exposure, cols=cols), self.acts(effect))]
+        else:
+            assert array.format is not None
+            parts = self._parts(effect, array, array.format)
+            found = [
+                (_of_kernel(exposure, col * many + kernel), self.acts(part))
+                for col in (
+                    range(exposure.col, exposure.col + 1) if isinstance(exposure, SumExposure) else exposure.cols
+                )
+                for kernel, part in enumerate(parts)
+                if part is not None
+            ]
+        return tuple((exposure, effect) for exposure, effect in found if effect is not None)
+
+    def _parts(self, effect: Effect, array: Array, format: Format) -> list[Effect | None]:
+        """Say what an effect on a word does to each kernel's; None: nothing. Most words are one kernel's."""
+        exposure, many = self.exposure(rows=array.rows, cols=array.cols), array.kernels
+        is_of_all = isinstance(exposure, Exposure) and exposure.operand == "streaming"
+        if many == 1 or is_of_all or not isinstance(exposure, Exposure | SumExposure):
+            return [effect]
+        width = self.bits(array, format)
+        if not isinstance(effect, StuckAt | Flip):
+            raise InvalidInput(
+                f"effect '{effect}' of {self}: the word holds those of {many} kernels; use stuck-at or flip on its bits"
+            )
+        bits = (effect.bit,) if isinstance(effect, StuckAt) else effect.bits
+        if max(bits) >= many * width:
+            raise InvalidInput(
+                f"bit={max(bits)} is outside the {many} words of {width} bits at {self} (0..{many * width - 1}; "
+                f"{width} is bit 0 of the second kernel)"
+            )
+        own = [tuple(bit % width for bit in bits if bit // width == kernel) for kernel in range(many)]
+        if isinstance(effect, StuckAt):
+            return [replace(effect, bit=some[0]) if some else None for some in own]
+        return [Flip(bits=some) if some else None for some in own]
 
     def acts(self, effect: Effect) -> Effect | None:
         """Say what an effect on the place does to the word it feeds; None: nothing."""
@@ -39,12 +96,21 @@ class Site(ABC):
             format: the number format of its operands.
         """
         exposure = self.exposure(rows=array.rows, cols=array.cols)
+        parts = self._parts(effect, array, format)
         if isinstance(exposure, SumExposure):
             format = array.word(exposure.stage, format)
-        effect.check(format)
+        for part in parts:
+            if part is not None:
+                part.check(format)
 
     @abstractmethod
     def __str__(self) -> str: ...
+
+
+def _of_kernel(exposure: Exposure | SumExposure, kernel: int) -> Exposure | SumExposure:
+    if isinstance(exposure, SumExposure):
+        return replace(exposure, col=kernel)
+    return replace(exposure, cols=range(kernel, kernel + 1))
 
 
 def check_place(*, row: int, rows: int, col: int, cols: int) -> None:

@@ -22,6 +22,7 @@ from ._layer import Operand as Operand
 from ._layer import Pass as Pass
 from ._nvdla import Nvdla as Nvdla
 from ._nvdla import nvdla as nvdla
+from ._nvdla import nvdla_full as nvdla_full
 from ._nvdla import nvdla_large as nvdla_large
 from ._nvdla import nvdla_medium_512 as nvdla_medium_512
 from ._nvdla import nvdla_medium_1024 as nvdla_medium_1024

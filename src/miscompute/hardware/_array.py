@@ -57,7 +57,7 @@ class Array(ABC):
 
     Args:
         rows: multipliers in a cell; lane ``c`` multiplies channels with index c modulo rows (before swizzling).
-        cols: cells; cell ``k`` computes output channels with index k modulo cols.
+        cols: cells; cell ``k`` computes output channels with index k modulo cols, or several neighbours (`kernels`).
         format: number format of the operand registers. None: that of the tensor's own dtype. A format that differs from
             the dtype rounds both operands of every pass.
         zero_gate: whether a product with an operand that is exactly 0 is masked, whatever the operand registers say.
@@ -105,6 +105,16 @@ class Array(ABC):
         return layer.as_matmul() if self.im2col else layer
 
     @property
+    def kernels(self) -> int:
+        """How many kernels a cell computes at once, their words side by side in each of its own."""
+        return 1
+
+    @property
+    def kernels_in_flight(self) -> int:
+        """How many kernels all cells compute at once: kernel k is one of cell k // ``kernels``."""
+        return self.cols * self.kernels
+
+    @property
     def depth(self) -> int:
         """How many products a cell adds up in one cycle."""
         return self.rows
@@ -115,7 +125,7 @@ class Array(ABC):
         sizes = {"n": layer.n, "ic": layer.ic, "oc": layer.oc}
         return Schedule(
             batch=layer.batch,
-            groups=-(-sizes[mapping.cell] // self.cols),
+            groups=-(-sizes[mapping.cell] // self.kernels_in_flight),
             images=sizes[mapping.image] if layer.size else 1,  # the images of a linear layer are the pixels of one
             stripes=self.stripes_of(layer, pass_),
             blocks=-(-sizes[mapping.lane] // self.depth),
@@ -171,7 +181,7 @@ class Array(ABC):
             operand: which of the two.
             lane: the channels on the lane of the place.
             row: the place's row.
-            cols: the cells that the word is held in, or that read it.
+            cols: the cells that the word is held in, or that read it; their kernels, where a cell has several.
             passes_on: whether the word goes on from there, where the array passes words on.
         """
         lanes, cells = {mapping.lane: lane}, self.cells(mapping, row, cols)
@@ -179,7 +189,8 @@ class Array(ABC):
 
     def cells(self, mapping: Mapping, row: int, cols: range) -> dict[str, Every]:
         """Say which results some cells compute. ``row`` matters where results stay in place."""
-        return {} if len(cols) == self.cols else {mapping.cell: Every(cols.start, self.cols, len(cols))}
+        all_cells = self.kernels_in_flight
+        return {} if len(cols) == all_cells else {mapping.cell: Every(cols.start, all_cells, len(cols))}
 
     def touched(
         self,
@@ -197,9 +208,9 @@ class Array(ABC):
             moment: the cycle.
             stripe: the positions of its stripe.
             row: the place's row.
-            cols: the cells that the word is held in, or that read it.
+            cols: the cells that the word is held in, or that read it; their kernels, where a cell has several.
         """
-        first = moment.group * self.cols
+        first = moment.group * self.kernels_in_flight
         return range(moment.pixel, moment.pixel + 1), range(first + cols.start, first + cols.stop)
 
     def lanes(self, *, step: int, layer: int = 0, stripe: int = 0) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from .._invalid import InvalidInput
 from ._array import Array
-from ._nvdla import nvdla, nvdla_large, nvdla_medium_512, nvdla_medium_1024, nvdla_small, nvdla_small_256
+from ._nvdla import nvdla, nvdla_full, nvdla_large, nvdla_medium_512, nvdla_medium_1024, nvdla_small, nvdla_small_256
 from ._simd import simd
 from ._systolic import systolic
 
@@ -19,6 +19,7 @@ ARRAYS: Mapping[str, Callable[..., Array]] = MappingProxyType(
         "nvdla-medium-512": nvdla_medium_512,
         "nvdla-medium-1024": nvdla_medium_1024,
         "nvdla-large": nvdla_large,
+        "nvdla-full": nvdla_full,
         "systolic-ws": partial(systolic, rows=128, cols=128, dataflow="weight-stationary"),
         "systolic-os": partial(systolic, rows=128, cols=128, dataflow="output-stationary"),
         "simd": partial(simd, lanes=8),

@@ -32,6 +32,18 @@ class Nvdla(Array):
     open RTL (the sequence generator, NV_NVDLA_CSC_sg.v). Left out: channel post-extension, an option of the hardware
     that reads two or four kernel rows at once. ``tests/reference/test_image.py`` and `miscompute.validation` compare.
 
+    ``packs_two`` is nvdlav1, the full configuration, whose words are 16 bits wide: in int8 each cell computes two
+    kernels, 2k and 2k + 1 of those in flight. Its weight word has 16 bits, the low byte that of kernel 2k; every place
+    from products to results has a word for each of the two, side by side: bit b of a place whose word has w bits for
+    one kernel is bit b % w of kernel 2k + b // w. ``col`` counts the cells, of 16 bits, and stripes go by them. The
+    activation is one int8 word, which both kernels of a cell read.
+
+    *Fidelity* of ``packs_two``: that an int8 lane packs two kernels, that each multiplier and adder splits in two, that
+    accumulators have 34 bits a kernel and that a stripe has at most 32 positions is nvdlav1's (unit description of its
+    documentation). Assumed, where that does not say: that the low kernel's word is the low half everywhere; that a
+    load brings a cell's whole word; that stripes end in image mode as without. No vector judges it;
+    `miscompute.validation` compares with the reference.
+
     >>> nvdla(rows=8, cols=8).mapping("grad_weight")
     Mapping(stationary='grad_output', streaming='input', lane='n', cell='oc', image='ic')
     """
@@ -42,6 +54,7 @@ class Nvdla(Array):
 
     grad_weight: Literal["A", "B"] = "A"
     image_mode: Literal["none", "first"] = "none"
+    packs_two: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,6 +62,16 @@ class Nvdla(Array):
             raise InvalidInput(f"grad_weight={self.grad_weight!r} is unknown; choose one of A, B")
         if self.image_mode not in ("none", "first"):
             raise InvalidInput(f"image_mode={self.image_mode!r} is unknown; choose one of none, first")
+
+    @property
+    def kernels(self) -> int:
+        """How many kernels a cell computes at once.
+
+        >>> nvdla_full(format="int8").kernels, nvdla_full(format="fp16").kernels
+        (2, 1)
+        """
+        is_int8 = self.format is not None and not self.format.is_float and self.format.bits == 8
+        return 2 if self.packs_two and is_int8 else 1
 
     def mapping(self, pass_: Pass) -> Mapping:
         """Say which operand a pass holds in the cells and how its dimensions lie on rows and columns."""
@@ -81,7 +104,8 @@ class Nvdla(Array):
         if not (layer.packed and pass_ == "forward"):
             return super().stripes_of(layer, pass_)
         height, width = layer.out_size
-        most = (4 if self.rows == 4 * self.cols else 2) * self.cols  # a stripe begins where a word of the buffer does
+        # A stripe begins where a word of the buffer does.
+        most = (4 if self.rows == 4 * self.cols and not self.packs_two else 2) * self.cols
         starts = range(0, width, most)
         return tuple(
             range(row * width + start, row * width + min(start + most, width))
@@ -143,6 +167,7 @@ def nvdla(
     swizzle: Swizzle | str = "none",
     grad_weight: Literal["A", "B"] = "A",
     image_mode: Literal["none", "first"] = "none",
+    packs_two: bool = False,
 ) -> Nvdla:
     """Build an NVDLA core of any size; formats and swizzles may be given by name.
 
@@ -157,6 +182,7 @@ def nvdla(
         swizzle=swizzle_named(swizzle) if isinstance(swizzle, str) else swizzle,
         grad_weight=grad_weight,
         image_mode=image_mode,
+        packs_two=packs_two,
     )
 
 
@@ -213,3 +239,22 @@ def nvdla_large(
 ) -> Nvdla:
     """Build nv_large, the "large configuration": 64 x 32 MACs."""
     return nvdla(rows=64, cols=32, format=format, swizzle=swizzle, grad_weight=grad_weight, image_mode=image_mode)
+
+
+def nvdla_full(
+    *,
+    format: Format | str | None = None,
+    swizzle: Swizzle | str = "none",
+    grad_weight: Literal["A", "B"] = "A",
+    image_mode: Literal["none", "first"] = "none",
+) -> Nvdla:
+    """Build nvdlav1, the full configuration: 64 x 16 cells of 16 bits, which compute 32 kernels at once in int8."""
+    return nvdla(
+        rows=64,
+        cols=16,
+        format=format,
+        swizzle=swizzle,
+        grad_weight=grad_weight,
+        image_mode=image_mode,
+        packs_two=True,
+    )

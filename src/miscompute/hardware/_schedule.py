@@ -37,7 +37,7 @@ class Schedule:
 
     Args:
         batch: products of a batched layer, one after another.
-        groups: blocks of as many cells as the array has.
+        groups: blocks of as many kernels as the array has in flight.
         images: results that are finished one after another.
         stripes: the positions of each stripe.
         blocks: blocks of ``depth`` channels.

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..fault import Fault
-from ..hardware import Array
+from ..hardware import Array, Nvdla
 from ._nvdla import walk
 from ._words import CoreResult, Sums, broken_in, operands_in_memory, reshaped, valued
 
@@ -59,7 +59,8 @@ def convolve_lines(
     flat = lines.reshape(len(lines), -1)
     held, passing = operands_in_memory(array, broken, kernel.swapaxes(1, 2), flat, dtype=sums.dtype)
     (down, across), (height, width), length = out, lines.shape[1:], kernel.shape[2]
-    most = 4 * array.cols if array.rows == 4 * array.cols else 2 * array.cols
+    wide = array.rows == 4 * array.cols and not (isinstance(array, Nvdla) and array.packs_two)
+    most = 4 * array.cols if wide else 2 * array.cols
     stripes = [
         range(line * across + pixel, line * across + min(pixel + most, across))
         for line in range(down)

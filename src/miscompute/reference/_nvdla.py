@@ -16,6 +16,7 @@ from ..fault import (
     FinalOutput,
     OperandValid,
     Product,
+    ProductTable,
     WeightBus,
     WeightRegister,
 )
@@ -37,7 +38,7 @@ from ._words import (
 
 
 class _Registers(NamedTuple):
-    """The faulty operand registers: of which operand, and which multipliers read them, (cell, lane)."""
+    """The faulty operand registers: of which operand, and which multipliers read them, (kernel, lane)."""
 
     operand: Literal["stationary", "streaming"]
     faulty: NDArray[np.bool_]
@@ -64,7 +65,7 @@ def _faulty_registers(array: Array, broken: Broken | None) -> _Registers | None:
             faulty[:, row] = True
         case _:
             raise not_a_place(broken, array)
-    return _Registers(operand, faulty)
+    return _Registers(operand, np.repeat(faulty, array.kernels, axis=0))
 
 
 def _addresses(
@@ -141,7 +142,9 @@ class _Core:
         faulty = registers.faulty[: at.cells.stop - at.cells.start, at.lanes][..., None, None]
         when = self._broken.when
         if isinstance(self._broken.site, WeightBus):  # the cells get their words one a cycle
-            return faulty & when.loads(at.cycles, len(faulty)).T[:, None, :, None]
+            kernels = self._array.kernels
+            loaded = when.loads(at.cycles, -(-len(faulty) // kernels)).repeat(kernels, axis=-1)
+            return faulty & loaded.T[: len(faulty), None, :, None]
         holds = isinstance(self._broken.site, WeightRegister | OperandValid)
         return faulty & (when.while_held if holds else when.during)(at.cycles)
 
@@ -160,25 +163,25 @@ class _Core:
         there = self._broken.when.during(at.cycles)
         touched = np.zeros((len(products), *at.cycles.shape), dtype=np.bool_)
         nodes = sums.wrap(on_lanes(products), "product")
-        if isinstance(site, Product) and site.col < len(nodes):
-            multiplier = (site.col, site.row)
-            wrong = sums.misread_product(nodes[multiplier], on_lanes(w)[multiplier], on_lanes(x)[multiplier])
-            nodes[multiplier] = np.where(there, wrong, nodes[multiplier])
-            touched[site.col] = there
+        if isinstance(site, Product) and isinstance(self._broken.effect, ProductTable):
+            if site.col < len(nodes):
+                multiplier = (site.col, site.row)
+                wrong = sums.misread_product(nodes[multiplier], on_lanes(w)[multiplier], on_lanes(x)[multiplier])
+                nodes[multiplier] = np.where(there, wrong, nodes[multiplier])
+                touched[site.col] = there
+        elif isinstance(site, Product):
+            touched[sums.strike(nodes[:, site.row], site.col, "product", there)] = there
         level = 0
         while nodes.shape[1] > 1:
             level += 1
             left, right = nodes[:, 0::2], nodes[:, 1::2]
             nodes = left.copy()  # an odd one goes up alone
             nodes[:, : right.shape[1]] = sums.wrap(left[:, : right.shape[1]] + right, "node")
-            if isinstance(site, AdderNode) and site.level == level and site.col < len(nodes):
-                node = (site.col, site.row >> level)
-                nodes[node] = np.where(there, sums.misread(nodes[node], "node"), nodes[node])
-                touched[site.col] = there
+            if isinstance(site, AdderNode) and site.level == level:
+                touched[sums.strike(nodes[:, site.row >> level], site.col, "node", there)] = there
         partial = sums.wrap(nodes[:, 0], "partial_sum")
-        if isinstance(site, CellOutput) and site.col < len(partial):
-            partial[site.col] = np.where(there, sums.misread(partial[site.col], "partial_sum"), partial[site.col])
-            touched[site.col] = there
+        if isinstance(site, CellOutput):
+            touched[sums.strike(partial, site.col, "partial_sum", there)] = there
         return partial, touched
 
     def accumulate(
@@ -200,13 +203,11 @@ class _Core:
             if tap == last:
                 running[...] = sums.saturate(running, "output")
             match site:
-                case Accumulator(col=col, address=address) if tap != last and col < len(running):
+                case Accumulator(col=col, address=address) if tap != last:
                     hit = there & (address is None or np.arange(len(there)) == address)
-                    running[col] = np.where(hit, sums.misread(running[col], "accumulator"), running[col])
-                    touched[col] |= hit
-                case FinalOutput(col=col) if tap == last and col < len(running):
-                    running[col] = np.where(there, sums.misread(running[col], "output"), running[col])
-                    touched[col] |= there
+                    touched[sums.strike(running, col, "accumulator", hit)] |= hit
+                case FinalOutput(col=col) if tap == last:
+                    touched[sums.strike(running, col, "output", there)] |= there
 
 
 def _mark(marks: NDArray[np.bool_], words: Words, wanted: NDArray[np.bool_]) -> None:
@@ -247,7 +248,7 @@ def convolve(
         array: the array; its format must be given.
         fault: what is broken; None for a healthy core. Its timing is not looked at but for the cycle of a transient:
             that is ``active``.
-        stationary: held in the cells: (cell, lane, *kernel).
+        stationary: held in the cells: (cell, lane, *kernel); two neighbours in one cell, where the array packs them.
         streaming: passes by: (image, lane, *size), one to three spatial dimensions.
         stride: distance of neighbouring result positions in ``streaming``.
         padding: zeros on each side of ``streaming``. They are words like others.
@@ -338,7 +339,8 @@ def walk(
     cycle = first
 
     with np.errstate(invalid="ignore", over="ignore"):  # a misread word may be an infinity or NaN
-        for cells in blocks(cells_total, array.cols):  # a kernel group; cells beyond the last one are off
+        # A kernel group; cells beyond the last one are off, and so is the other kernel of an odd last one.
+        for cells in blocks(cells_total, array.cols * array.kernels):
             stripe_number = 0
             for image in range(images):
                 for stripe in stripes:

@@ -17,6 +17,7 @@ from ..fault import (
     Effect,
     Fault,
     FinalOutput,
+    Flip,
     OperandValid,
     Product,
     ProductTable,
@@ -102,11 +103,15 @@ class Presence(NamedTuple):
 
 
 class Broken(NamedTuple):
-    """A fault that is there in a pass: where, what it does to words, and when."""
+    """A fault that is there in a pass: where, what it does to words, and when.
+
+    Of a valid bit ``effect`` is what it does to operands, and ``kernels`` those of a cell that have it.
+    """
 
     site: Site
     effect: Effect
     when: Presence
+    kernels: tuple[int, ...] = ()
 
 
 def broken_in(array: Array, fault: Fault | None, *, active: bool) -> Broken | None:
@@ -132,9 +137,11 @@ def broken_in(array: Array, fault: Fault | None, *, active: bool) -> Broken | No
             )
         when = Presence(cycle=fault.timing.cycle, until_reload=fault.timing.until == "reload")
     if isinstance(fault.site, OperandValid):
-        if fault.effect == StuckAt(bit=0, value=1):  # adds zeros that would have been skipped
-            return None
-        return Broken(fault.site, ZERO, when)
+        valid = np.uint64((1 << array.kernels) - 1)
+        read = int(fault.effect.read(np.asarray(valid), integer(2)))
+        missing = tuple(kernel for kernel in range(array.kernels) if not read >> kernel & 1)
+        # Where none is missing, it may add zeros that would have been skipped.
+        return Broken(fault.site, ZERO, when, missing) if missing else None
     return Broken(fault.site, fault.effect, when)
 
 
@@ -158,6 +165,7 @@ class Sums:
         assert array.format is not None
         self._format = array.format
         self._effect = broken.effect if broken is not None and isinstance(broken.site, ON_THE_WAY) else None
+        self._kernels = array.kernels
         self.in_words = self._effect is not None
         self._word = {stage: array.word(stage, array.format) for stage in STAGES if self.in_words}
         self.dtype: np.dtype[Any] = np.dtype(
@@ -187,6 +195,46 @@ class Sums:
             return self._effect.read(bits, word).astype(np.uint32).view(np.float32)
         bits = np.asarray(values, dtype=np.int64).view(np.uint64) & np.uint64((1 << word.bits) - 1)
         return self.wrap(self._effect.read(bits, word).view(np.int64), stage)
+
+    def strike(self, words: Numbers, col: int, stage: Stage, there: NDArray[np.bool_]) -> list[int]:
+        """Let the faulty place of a cell hand on a wrong word, in place; say whose words it is, of those there are.
+
+        Args:
+            words: of all kernels in flight, (kernel, ...).
+            col: the cell.
+            stage: what the words are.
+            there: when the fault is, in the shape of a kernel's words.
+        """
+        kernels = [kernel for kernel in range(col * self._kernels, (col + 1) * self._kernels) if kernel < len(words)]
+        wrong = [self.misread(words[col], stage)] if self._kernels == 1 and kernels else []
+        if self._kernels > 1 and kernels:
+            wrong = self._misread_together([words[kernel] for kernel in kernels], stage)
+        for kernel, word in zip(kernels, wrong, strict=True):
+            words[kernel] = np.where(there, word, words[kernel])
+        return kernels
+
+    def _misread_together(self, words: list[Numbers], stage: Stage) -> list[Numbers]:
+        """Join the words of a cell's kernels, the first in the low bits, misread the whole, and take it apart again.
+
+        A whole may be wider than any machine word, so this goes number by number.
+        """
+        assert isinstance(self._effect, StuckAt | Flip)
+        width = self._word[stage].bits
+        low = (1 << width) - 1
+        wrong = [np.empty_like(one) for one in words]
+        for index in np.ndindex(words[0].shape):
+            whole = sum((int(one[index]) & low) << place * width for place, one in enumerate(words))
+            if isinstance(self._effect, Flip):
+                for bit in self._effect.bits:
+                    whole ^= 1 << bit
+            elif self._effect.value:
+                whole |= 1 << self._effect.bit
+            else:
+                whole &= ~(1 << self._effect.bit)
+            for place, one in enumerate(wrong):
+                part = whole >> place * width & low
+                one[index] = part - (1 << width) if part >> (width - 1) else part
+        return wrong
 
     def misread_product(self, products: Numbers, held: Numbers, passing: Numbers) -> Numbers:
         """Give what a faulty multiplier puts out, from the words on both of its sides."""
@@ -222,11 +270,11 @@ class InMemory:
         self.format = array.format.fitted(values)
         spelled = self.format if self.format.is_float else integer(self.format.bits)
         self.words = self.format.encode(values)
-        self.misread_words = self.words if broken is None else broken.effect.read(self.words, self.format)
+        self.misread_words = self.words if broken is None else self._misread(broken, array.kernels)
         self.number: Numbers = spelled.decode(self.words).astype(dtype)
         self.misread: Numbers = spelled.decode(self.misread_words).astype(dtype)
         zero = self.format.encode(np.zeros(1))  # what an idle register holds
-        if broken is not None:
+        if broken is not None and array.kernels == 1:
             zero = broken.effect.read(zero, self.format)
         self.misread_zero: Numbers = spelled.decode(zero).astype(dtype)[0]
         self.gated = (self.number == 0) & array.zero_gate  # zeros of either sign
@@ -235,9 +283,36 @@ class InMemory:
             case Broken(site=WeightBus(before_zero_detector=True)):  # it looks at the word that is already wrong
                 self.misread_gated, self.spared = (self.misread == 0) & array.zero_gate, np.zeros_like(self.gated)
             case Broken(site=OperandValid()):  # the multiplier puts out 0 for it, whatever its partner
-                self.misread_gated = np.ones_like(self.gated)
+                self.misread_gated = self.gated | self._of(broken.kernels, array.kernels)
         self.reached = np.zeros_like(self.gated)
         self.read = np.zeros_like(self.gated)
+
+    def _misread(self, broken: Broken, kernels: int) -> NDArray[np.uint64]:
+        """Give what the words turn into in a faulty register: of an operand that is held, with its cell's others."""
+        if isinstance(broken.site, OperandValid):
+            wrong = broken.effect.read(self.words, self.format)
+            return np.where(self._of(broken.kernels, kernels), wrong, self.words)
+        if kernels == 1 or faulty_operand(broken) == "streaming":
+            return broken.effect.read(self.words, self.format)
+        width, low = self.format.bits, np.uint64((1 << self.format.bits) - 1)
+        wrong = self.words.copy()
+        for first in range(
+            0, len(wrong), kernels
+        ):  # neighbours share a cell; where the last is alone, its others are 0
+            whole = np.zeros_like(wrong[first])
+            for place, word in enumerate(self.words[first : first + kernels]):
+                whole |= word << np.uint64(place * width)
+            whole = broken.effect.read(whole, integer(kernels * width))
+            for place, word in enumerate(wrong[first : first + kernels]):
+                word[...] = whole >> np.uint64(place * width) & low
+        return wrong
+
+    def _of(self, some: tuple[int, ...], kernels: int) -> NDArray[np.bool_]:
+        """Mark the words of some of each cell's kernels, where kernels are the first dimension."""
+        marked = np.zeros(self.words.shape, dtype=np.bool_)
+        for kernel in some:
+            marked[kernel::kernels] = True
+        return marked
 
     @property
     def unit(self) -> float:

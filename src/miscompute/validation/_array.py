@@ -12,7 +12,19 @@ from torch.nn import functional as F  # noqa: N812
 from .. import reference
 from .._invalid import InvalidInput
 from ..error import lower
-from ..fault import PERMANENT, SITES, Elements, Fault, Flip, Memory, Site, StuckAt, Transient
+from ..fault import (
+    PERMANENT,
+    SITES,
+    ActivationRegister,
+    Elements,
+    Fault,
+    Flip,
+    Memory,
+    OperandValid,
+    Site,
+    StuckAt,
+    Transient,
+)
 from ..formats import FORMATS
 from ..hardware import OPERANDS, PASSES, Array, Layer, Operand, Pass
 from ..injection import inject
@@ -123,10 +135,14 @@ def _index(random: np.random.Generator, size: int) -> int:
 
 
 def _fault(random: np.random.Generator, array: Array, layer: Layer, site: Site, step: int) -> Fault:
-    bit = int(random.integers(0, 34 if random.random() < 0.5 else 8))
+    words = 1 if isinstance(site, ActivationRegister) else array.kernels
+    bits = words * (34 if random.random() < 0.5 else 8)
+    bit = int(random.integers(0, bits))
     effect = Flip(bits=(bit,)) if random.random() < 0.3 else StuckAt(bit=bit, value=int(random.integers(0, 2)))
-    if site.acts(effect) is not effect:
-        effect = StuckAt(bit=0, value=0)
+    if isinstance(effect, Flip) and words > 1:
+        effect = Flip(bits=(bit, (bit + bits // 2) % bits))  # of another kernel too
+    if isinstance(site, OperandValid):
+        effect = StuckAt(bit=int(random.integers(0, array.kernels)), value=0)
     timing: Any = PERMANENT
     if random.random() < 0.3:
         pass_: Pass = PASSES[random.integers(0, len(PASSES))]
