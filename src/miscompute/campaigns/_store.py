@@ -8,7 +8,8 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,10 +21,12 @@ from ..outcome import Crash, Point, Trajectory, end_of, trajectory_of
 from ._plan import FAILED
 
 SCHEMA = 1
-"""The version of the tables, kept as SQLite's ``user_version``. docs/store.md describes them."""
+"""The version of the tables, kept as SQLite's ``user_version``. docs/campaigns.md describes them."""
 
 _APPLICATION = int.from_bytes(b"misc")
 _BUSY_SECONDS = 30.0
+_CACHE_KIB = 1 << 16  # keys come in no order, so all of their index is in use
+_POINT = attrgetter(*(field.name for field in fields(Point)))
 
 _COLUMNS = {
     "key": "TEXT PRIMARY KEY",
@@ -102,6 +105,7 @@ class Store:
             )
             try:
                 self._db.execute(f"PRAGMA query_only = {int(read_only)}")
+                self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
                 self._prepare(axes, read_only=read_only)
             except BaseException:
                 self._db.close()
@@ -313,12 +317,13 @@ class Store:
         """
         if axis is not None and axis not in self.axes:
             raise InvalidInput(f"axis={axis!r} is none of the store's; choose one of {', '.join(self.axes)}")
-        column = "NULL" if axis is None else f'"{_AXIS}{axis}"'
+        # An index of an axis holds the outcomes in its order; all of them are soonest counted by way of one, too.
+        column = f'"{_AXIS}{axis or self.axes[0]}"' if self.axes else "NULL"
+        by_value = f"SELECT {column} AS value, outcome, count(*) AS trials FROM trials GROUP BY 1, 2 ORDER BY 1, 2"
+        query = by_value if axis else f"SELECT NULL, outcome, sum(trials) FROM ({by_value}) GROUP BY 2 ORDER BY 2"
         found: dict[Label, Counter[str]] = {}
         with self._explained():
-            for value, outcome, trials in self._db.execute(
-                f"SELECT {column}, outcome, count(*) FROM trials GROUP BY 1, 2 ORDER BY 1, 2"
-            ):
+            for value, outcome, trials in self._db.execute(query):
                 found.setdefault(value, Counter())[outcome] = trials
         return found
 
@@ -403,7 +408,7 @@ def merge(into: Store, parts: Sequence[Store]) -> int:
 
 def _packed(points: Sequence[Point]) -> bytes:
     """Pack a curve: the fields of each point in their order, little-endian doubles, deflated."""
-    return zlib.compress(np.array([astuple(point) for point in points], dtype="<f8").tobytes(), level=1)
+    return zlib.compress(np.array([*map(_POINT, points)], dtype="<f8").tobytes(), level=1)
 
 
 def _unpacked(packed: bytes) -> tuple[Point, ...]:
