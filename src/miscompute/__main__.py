@@ -48,6 +48,10 @@ GradWeight = Annotated[str | None, typer.Option(help="How weight gradients lie o
 ImageMode = Annotated[
     str | None, typer.Option(help="Which layer NVDLA computes in image mode: none (default) or first.")
 ]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(help="A state_dict that torch.save wrote; default: trained by the data's recipe first."),
+]
 Data = Annotated[str, typer.Option(help="cluttered_digits, cifar10 or tiny_shakespeare.")]
 
 
@@ -385,11 +389,8 @@ def vulnerability(
     ] = "lenet5",
     data: Data = "cluttered_digits",
     width: Width = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="A state_dict that torch.save wrote; default: trained by the data's recipe first."),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Of that training.")] = None,
+    checkpoint: Checkpoint = None,
+    steps: Annotated[int | None, typer.Option(help="Of the training without a checkpoint.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides that training, and which faults are drawn.")] = None,
     layer: Annotated[
         list[str] | None, typer.Option(help="A layer or parameter; may be repeated; default: all of the model.")
@@ -475,6 +476,63 @@ def vulnerability(
             print(f"figure: {png} (interactive: {html})")
     accuracy = "" if result.accuracy is None else f"; without a fault {100 * result.accuracy:.2f} % are right"
     print(f"{work_line(result)}{accuracy}\nrun directory: {out}")
+
+
+@app.command()
+def damage(
+    model: Annotated[
+        str, typer.Option(help="alexnet, lenet5, resnet18, resnet18_nobn, resnet20, mlp or gpt.")
+    ] = "lenet5",
+    data: Data = "cluttered_digits",
+    width: Width = None,
+    checkpoint: Checkpoint = None,
+    steps: Annotated[int | None, typer.Option(help="Of the training without a checkpoint.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides that training.")] = None,
+    fault: Annotated[
+        str | None,
+        typer.Option(
+            help="In a parameter, 'weight-memory[conv1.weight,0] bit 30 flip' say; default: that, of the first."
+        ),
+    ] = None,
+    number_format: Annotated[str, typer.Option("--format", help="fp32, bf16, fp16, int8:max, ...")] = "fp32",
+    image: Annotated[int, typer.Option(min=0, help="Which of the validation data.")] = 0,
+    draw: Annotated[Path, typer.Option(help="Stem of the picture: .png and, interactive, .html.")] = Path("damage"),
+    data_folder: Annotated[Path | None, typer.Option(help="Where the data set is.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the model is trained; default: a name under runs/.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Show what one faulty parameter does to one image: each feature map that follows, and the scores.
+
+    A model without a checkpoint is trained first and kept in the run directory.
+    """
+    from .fault import parse_fault
+    from .pvf import damage as measure_damage
+    from .pvf import task_model
+    from .report import damage_chart, damage_table, write_chart
+    from .tasks import load_data, recipe_for
+
+    recipe = recipe_for(data, model=model, width=width, seed=seed, steps=steps)
+    if out is None:
+        out = Path("runs") / _folder_name(f"{model}-{data}", vars(recipe), vars(recipe_for(data, model=model)))
+    parsed = None if fault is None else parse_fault(fault)
+    examples = load_data(data, folder=data_folder)
+    held = len(examples.validation_images)
+    if image >= held:
+        raise InvalidInput(f"image={image} is not there; {data} has {held} (0..{held - 1})")
+    with _progress(quiet=quiet) as report:
+        network = task_model(recipe, examples, out, checkpoint=checkpoint, report=report)
+    first = next(name for name, _ in network.named_parameters())
+    stored = examples.validation_images[image]
+    found = measure_damage(
+        network,
+        examples.normalised(stored[None])[0],
+        parsed or parse_fault(f"weight-memory[{first},0] bit 30 flip"),
+        format=number_format,
+    )
+    _print_table(damage_table(found))
+    chart = damage_chart(found, classes=examples.classes, example=stored)
+    png, html = write_chart(chart, draw, scale=1.0)  # so many pictures are large enough
+    print(f"figure: {png} (interactive: {html})")
 
 
 @contextmanager

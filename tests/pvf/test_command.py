@@ -16,7 +16,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], few
     monkeypatch.setattr("miscompute.pvf._task.load_data", lambda *_, **__: few_digits)
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["miscompute", "vulnerability", "--workers", "1", "--quiet", *arguments])
+        command = arguments if arguments[0] == "damage" else ("vulnerability", "--workers", "1", *arguments)
+        monkeypatch.setattr("sys.argv", ["miscompute", *command, "--quiet"])
         with pytest.raises(SystemExit) as stopped:
             command_line.main()
         printed = capsys.readouterr()
@@ -62,6 +63,24 @@ def test_the_most_dangerous_are_shown_and_drawn(run: Any, tmp_path: Path, monkey
     assert drawn == {"fig-bits": "PVF by layer and bit", "fig-worst": "The 3 most dangerous parameters"}
     assert out.count("conv1.weight[") == 3
     assert "fig-bits.html" in out.replace("\n", "")
+
+
+def test_the_damage_of_one_word_is_drawn(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_digits: DataSet
+) -> None:
+    monkeypatch.setattr("miscompute.tasks.load_data", lambda *_, **__: few_digits)
+    monkeypatch.setattr("miscompute.report.write_chart", lambda _, stem, **__: (f"{stem}.png", f"{stem}.html"))
+    arguments = ("damage", "--width", "0.3", "--steps", "2", "--out", str(tmp_path), "--draw", "here")
+    status, out, err = run(*arguments, "--image", "4")
+    assert (status, err) == (0, "")
+    for word in ("weight-memory[conv1.weight,0] bit 30 flip", "conv2", "fc2", "scores", "here.html"):
+        assert word in out
+    status, out, err = run(*arguments, "--image", "50")
+    assert (status, out) == (2, "")
+    assert "image=50 is not there; cluttered_digits has 50 (0..49)" in err
+    status, _, err = run(*arguments, "--fault", "weight[0,0] bit 1 flip")
+    assert status == 2
+    assert "is not in a parameter" in err
 
 
 @pytest.mark.parametrize(

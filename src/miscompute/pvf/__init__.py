@@ -9,6 +9,9 @@ where it could matter, and there is a proof for the others. The counts are those
 from ._brute import brute_force as brute_force
 from ._criteria import CRITERIA as CRITERIA
 from ._criteria import Limits as Limits
+from ._damage import Damage as Damage
+from ._damage import FeatureMap as FeatureMap
+from ._damage import damage as damage
 from ._engine import Engine as Engine
 from ._engine import Work as Work
 from ._faults import KINDS as KINDS
@@ -20,4 +23,5 @@ from ._result import Measured as Measured
 from ._result import Row as Row
 from ._result import Vulnerability as Vulnerability
 from ._task import measure_task as measure_task
+from ._task import task_model as task_model
 from ._vulnerability import vulnerability as vulnerability

@@ -55,7 +55,7 @@ def measure_task(
         raise InvalidInput(f"images={images} must be at least 1")
     data = load_data(recipe.data, folder=data_folder)
     held = len(data.validation_labels)
-    model = _loaded(recipe, data, checkpoint) if checkpoint is not None else _trained(recipe, data, out, report)
+    model = task_model(recipe, data, out, checkpoint=checkpoint, report=report)
     if images is not None and images > held:
         if recipe.data != "cluttered_digits":
             raise InvalidInput(f"images={images} are more than the {held} of {data.name}; choose at most {held}")
@@ -74,6 +74,22 @@ def measure_task(
         out=out / "counts",
         report=lambda done, total: report("faults x examples", done, total),
     )
+
+
+def task_model(
+    recipe: Recipe,
+    data: DataSet,
+    out: Path,
+    *,
+    checkpoint: Path | None = None,
+    report: Report = lambda name, done, total: None,  # noqa: ARG005
+) -> nn.Module:
+    """Give a task's model: a checkpoint's, or the one in a run directory, where it is trained if it is not there yet.
+
+    Raises:
+        InvalidInput: if the checkpoint is not there, damaged, or of another model.
+    """
+    return _loaded(recipe, data, checkpoint) if checkpoint is not None else _trained(recipe, data, out, report)
 
 
 def _trained(recipe: Recipe, data: DataSet, out: Path, report: Report) -> nn.Module:

@@ -5,9 +5,11 @@ from ._campaign import rates_table as rates_table
 from ._campaign import record_table as record_table
 from ._curves import curves_chart as curves_chart
 from ._curves import write_chart as write_chart
+from ._damage import damage_chart as damage_chart
 from ._drawing import lowering_chart as lowering_chart
 from ._drawing import write_drawing as write_drawing
 from ._tables import agreement_table as agreement_table
+from ._tables import damage_table as damage_table
 from ._tables import lowering_table as lowering_table
 from ._tables import outcome_table as outcome_table
 from ._tables import vulnerability_table as vulnerability_table

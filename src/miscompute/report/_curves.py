@@ -95,12 +95,15 @@ def _panel(run: Run) -> str:
     return "no swizzling" if swizzle == "none" else f"swizzle {swizzle}"
 
 
-def write_chart(chart: alt.TopLevelMixin, stem: Path) -> tuple[Path, Path]:
-    """Write a chart as ``stem.png`` and, interactive and readable offline, as ``stem.html``; return both paths."""
+def write_chart(chart: alt.TopLevelMixin, stem: Path, *, scale: float = 2.0) -> tuple[Path, Path]:
+    """Write a chart as ``stem.png`` and, interactive and readable offline, as ``stem.html``; return both paths.
+
+    ``scale``: pixels of the PNG for one of the page.
+    """
     specification = chart.to_json()
     png, html = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "html"))
     with usable(stem.parent):
-        drawn = Image.open(BytesIO(vl_convert.vegalite_to_png(specification, scale=2)))
+        drawn = Image.open(BytesIO(vl_convert.vegalite_to_png(specification, scale=scale)))
         # With a palette it is a tenth as large, and looks the same.
         drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(png, optimize=True)
         html.write_text(vl_convert.vegalite_to_html(specification, bundle=True))

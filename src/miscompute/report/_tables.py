@@ -11,7 +11,7 @@ from ..experiment import Result
 from ..fault import PERMANENT, Timing
 from ..hardware import PASSES, Array, Layer, Pass
 from ..outcome import METRICS, TRAINING_METRIC, Outcome, Verdict, end_of
-from ..pvf import Vulnerability
+from ..pvf import Damage, FeatureMap, Vulnerability
 from ..validation import Agreement
 
 
@@ -189,6 +189,28 @@ def worst_table(result: Vulnerability, number: int = 10, by: str = "element", cr
     for row in result.worst(number, by, criterion):
         cells = [_percent(estimate.low, estimate.best, estimate.high) for estimate in (row.pvf, row.critical)]
         table.add_row(escape(row.name), f"{row.faults:,}", f"{row.population:,}", *cells)
+    return table
+
+
+def damage_table(damage: Damage) -> Table:
+    """Tabulate what a fault does to each feature map of one example, and to the scores."""
+    element = f"{damage.parameter}[{','.join(map(str, damage.place))}]"
+    title = f"{damage.fault}: {element} = {damage.stored:.6g} is read as {damage.read:.6g}"
+    table = Table(title=escape(title))
+    table.add_column("feature map of")
+    for heading in ("elements", "channels that differ", "elements that differ, %", "change / map", "INF or NaN"):
+        table.add_column(heading, justify="right")
+    scores = FeatureMap(name="scores", golden=damage.golden, faulty=damage.faulty)
+    for one in (*damage.features, scores):
+        different, channels = one.channels
+        table.add_row(
+            one.name,
+            f"{one.golden.numel():,}",
+            f"{different:,} of {channels:,}",
+            f"{100 * one.changed:.2f}",
+            "not finite" if math.isinf(one.relative) else f"{one.relative:.3g}",
+            f"{one.nonfinite:,}",
+        )
     return table
 
 
