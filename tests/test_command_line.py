@@ -259,7 +259,8 @@ def test_lower_shows_a_transient_where_it_is_active(ran: Any) -> None:
 
 def test_validate_of_every_array_is_a_row_each(ran: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "miscompute.hardware.ARRAYS", {name: ARRAYS[name] for name in ("nvdla-small", "systolic-os", "simd")}
+        "miscompute.hardware.ARRAYS",
+        {name: ARRAYS[name] for name in ("nvdla-small", "systolic-os", "simd", "matrix-unit")},
     )
     found = ran("validate", "--all", "--cases", "6", "--quiet")
     assert found.status == 0, found.err

@@ -25,6 +25,7 @@ from .fault import WeightRegister as WeightRegister
 from .fault import parse_fault as parse_fault
 from .hardware import Layer as Layer
 from .hardware import Nvdla as Nvdla
+from .hardware import matrix_unit as matrix_unit
 from .hardware import nvdla as nvdla
 from .hardware import nvdla_full as nvdla_full
 from .hardware import nvdla_large as nvdla_large

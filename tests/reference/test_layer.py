@@ -154,7 +154,7 @@ def check_healthy(layer: Layer, array: Array, step: int, seed: int) -> None:
             assert not reading.reached.any()
 
 
-@pytest.mark.parametrize("name", ARRAYS)
+@pytest.mark.parametrize("name", [name for name in ARRAYS if not array_named(name).no_places])
 def test_batched_layers_are_one_product_after_another(name: str) -> None:
     layer = Layer(name="bmm", n=3, ic=4, oc=5, batch=2)
     rng = np.random.default_rng(0)
@@ -176,10 +176,12 @@ def test_batched_layers_are_one_product_after_another(name: str) -> None:
         fault = parse_fault(f"product[0,0] bit 10 flip transient step 0 pass {pass_} layer bmm cycle {first}")
         found = layer_result(array, fault, layer, pass_, data, 0)
         wrong = found.result != healthy.result
-        assert np.argwhere(wrong).tolist() == np.argwhere(found.touched).tolist() == [[1, 0, 0]]
+        assert np.argwhere(wrong).tolist() == [[1, 0, 0]]
+        assert found.touched[1, 0, 0]  # and the other kernel of its cell, unchanged
+        assert np.count_nonzero(found.touched) == array.kernels
 
 
-@pytest.mark.parametrize("name", ARRAYS)
+@pytest.mark.parametrize("name", [name for name in ARRAYS if not array_named(name).no_places])
 def test_transposed_layers_are_gradients_of_a_convolution(name: str) -> None:
     layer = Layer(
         name="up", n=2, ic=3, oc=4, size=(5, 6), kernel=(3, 2), stride=(2, 1), padding=(1, 0), transposed=True

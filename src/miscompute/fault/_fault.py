@@ -31,8 +31,8 @@ class Fault:
             format: the model's number format, which operands have if the array does not say another. None: unknown, and
                 bits are not checked.
         """
-        exposure = self.site.exposure(rows=array.rows, cols=array.cols)
         self.site.check_array(array)
+        exposure = self.site.exposure(rows=array.rows, cols=array.cols)
         # Memory holds the model's own words, whatever the array rounds operands to.
         known = format if isinstance(exposure, MemoryExposure) else array.format or format
         if known is not None:

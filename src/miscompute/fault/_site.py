@@ -83,6 +83,9 @@ class Site(ABC):
 
     def check_array(self, array: Array) -> None:
         """Raise `InvalidInput` unless the array has such a place."""
+        somewhere = self.exposure(rows=1 << 62, cols=1 << 62)
+        if array.no_places and isinstance(somewhere, Exposure | SumExposure):
+            raise InvalidInput(f"site {self}: {array.no_places}")
         exposure = self.exposure(rows=array.rows, cols=array.cols)
         if isinstance(exposure, SumExposure):
             array.check_stage(exposure.stage, row=exposure.row, level=exposure.level, address=exposure.address)

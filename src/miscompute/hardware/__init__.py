@@ -20,6 +20,8 @@ from ._layer import TWIN_PASSES as TWIN_PASSES
 from ._layer import Layer as Layer
 from ._layer import Operand as Operand
 from ._layer import Pass as Pass
+from ._matrix_unit import MatrixUnit as MatrixUnit
+from ._matrix_unit import matrix_unit as matrix_unit
 from ._nvdla import Nvdla as Nvdla
 from ._nvdla import nvdla as nvdla
 from ._nvdla import nvdla_full as nvdla_full

@@ -70,6 +70,7 @@ class Array(ABC):
     has_halves: ClassVar[bool] = False  # whether operands come to the cells over two branches, one for each half
     loads_in_order: ClassVar[bool] = False  # whether the words of an operation are loaded cell by cell, one a cycle
     adds_in_a_chain: ClassVar[bool] = False  # row after row; else in a binary tree of neighbours
+    no_places: ClassVar[str] = ""  # why registers and adders cannot be named, and what can; empty: they can
 
     rows: int
     cols: int

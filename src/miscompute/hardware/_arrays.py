@@ -8,6 +8,7 @@ from typing import Any
 
 from .._invalid import InvalidInput
 from ._array import Array
+from ._matrix_unit import matrix_unit
 from ._nvdla import nvdla, nvdla_full, nvdla_large, nvdla_medium_512, nvdla_medium_1024, nvdla_small, nvdla_small_256
 from ._simd import simd
 from ._systolic import systolic
@@ -23,6 +24,7 @@ ARRAYS: Mapping[str, Callable[..., Array]] = MappingProxyType(
         "systolic-ws": partial(systolic, rows=128, cols=128, dataflow="weight-stationary"),
         "systolic-os": partial(systolic, rows=128, cols=128, dataflow="output-stationary"),
         "simd": partial(simd, lanes=8),
+        "matrix-unit": matrix_unit,
     }
 )
 """Every array that has a name, by the word used in specs and on the command line: from its options."""

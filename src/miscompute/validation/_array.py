@@ -59,6 +59,8 @@ def check_array(
     Returns:
         How many agree, by site.
     """
+    if array.no_places:
+        raise InvalidInput(f"array={type(array).__name__} has no reference: {array.no_places}")
     if cases < 1:
         raise InvalidInput(f"cases={cases} must be at least 1")
     array = replace(array, format=FORMATS["int8"])
