@@ -7,15 +7,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Thread
 from types import MappingProxyType, TracebackType
 from typing import Any, final
 
 from pebble import ProcessExpired, ProcessPool
 
 from .._invalid import InvalidInput
+from .._workers import end_with_parent, one_line, sigint_blocked
 
 _RETRIES = 1
 _POLL_SECONDS = 0.2
@@ -114,11 +113,11 @@ class Pool(Engine):
     def __init__(self, *, workers: int | None = None) -> None:
         super().__init__(workers=workers or os.cpu_count() or 1)
         self._pool = ProcessPool(
-            self.workers, initializer=_end_with_parent, context=multiprocessing.get_context("spawn")
+            self.workers, initializer=end_with_parent, context=multiprocessing.get_context("spawn")
         )
 
     def _submit(self, job: Job) -> "Future[Any]":
-        with _sigint_blocked():  # and in the workers, which inherit it: the parent decides when they stop
+        with sigint_blocked():
             return self._pool.schedule(job.work, args=job.args, timeout=job.timeout_seconds)
 
     def _ended(self, flying: "Mapping[Future[Any], Job]") -> "list[Future[Any]]":
@@ -136,7 +135,7 @@ class Pool(Engine):
             case TimeoutError():
                 return None, f"no end within {job.timeout_seconds:g} seconds", False
             case _:
-                return None, _one_line(error), True
+                return None, one_line(error), True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -197,7 +196,7 @@ class Ray(Engine):
         except errors.RayTaskError as error:
             if isinstance(error.cause, InvalidInput):
                 raise error.cause from None
-            return None, _one_line(error.cause), True
+            return None, one_line(error.cause), True
         except errors.RayError as error:  # of the worker or its machine
             if handle in self._hung:
                 return None, f"no end within {job.timeout_seconds:g} seconds", False
@@ -229,30 +228,5 @@ def _call(work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     return work(*args)
 
 
-def _end_with_parent() -> None:
-    """End this worker once its parent is gone: nobody would."""
-
-    def end() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    Thread(target=end, daemon=True).start()
-
-
-@contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _how(exitcode: int) -> str:
     return f"signal {signal.Signals(-exitcode).name}" if exitcode < 0 else f"exit status {exitcode}"
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"

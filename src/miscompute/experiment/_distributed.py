@@ -11,7 +11,6 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
 from typing import Any
 
 import torch
@@ -20,9 +19,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from .._invalid import InvalidInput
+from .._workers import end_with_parent, one_line
 from ..injection import inject
 from ..tasks import DataSet, Training
-from ._experiment import _end_with_parent
 from ._fleet import Fleet, average_in_rank_order, replica_gradients
 from ._run import Run
 
@@ -113,7 +112,7 @@ def _meeting_place(port: int, replicas: int, timeout_seconds: float) -> Any:  # 
         )
     except (RuntimeError, ValueError, OverflowError, TypeError) as error:
         raise InvalidInput(
-            f"port={port} cannot be had on {_HOST} ({_one_line(error)}); leave it at 0, for one that is free"
+            f"port={port} cannot be had on {_HOST} ({one_line(error)}); leave it at 0, for one that is free"
         ) from error
 
 
@@ -151,7 +150,7 @@ def _replica(
     args: tuple[Any, ...],
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent, which gets it too, ends this
-    Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(1)
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     if loopback is not None:  # else gloo takes the interface of the host's name
@@ -164,7 +163,7 @@ def _replica(
         dist.barrier()  # nobody leaves while another still talks to it
         dist.destroy_process_group()
     except Exception as error:  # whatever it was, the parent says it
-        _complaint(folder, rank).write_text(_one_line(error))
+        _complaint(folder, rank).write_text(one_line(error))
         os._exit(1)
 
 
@@ -194,7 +193,3 @@ def _result(folder: str, rank: int) -> Path:
 
 def _complaint(folder: str, rank: int) -> Path:
     return Path(folder) / f"replica-{rank}.error"
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

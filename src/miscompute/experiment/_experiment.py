@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import platform
 import queue
-import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import torch
@@ -25,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .._invalid import InvalidInput, difference
+from .._workers import end_with_parent, sigint_blocked
 from ..fault import Fault, Intermittent, Memory, Transient
 from ..hardware import Array, Layer, swizzle_named
 from ..injection import inject, trace
@@ -278,7 +277,7 @@ def _execute_all(
         ) as pool,
     ):
         bars = {run.name: progress.add_task(run.name, total=run.recipe.steps, start=False) for run in runs}
-        with _sigint_blocked():  # and in the workers, which inherit it: the parent decides when they stop
+        with sigint_blocked():
             waiting = {pool.submit(_work, run, out / run.name, data_folder): run for run in runs}
         try:
             return _collect(waiting, messages, progress, bars, says_ends=not quiet and not console.is_terminal)
@@ -292,15 +291,6 @@ def _execute_all(
         finally:
             for future in waiting:
                 future.cancel()
-
-
-@contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _collect(
@@ -349,16 +339,8 @@ _stop: Any = None
 def _start_worker(messages: Any, stop: Any) -> None:
     global _messages, _stop
     _messages, _stop = messages, stop
-    Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(1)
-
-
-def _end_with_parent() -> None:
-    """End this worker once its parent is gone: nobody would, and a resumed experiment writes the same files."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 _data = cache(load_data)  # a worker carries out several runs
