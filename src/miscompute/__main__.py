@@ -416,9 +416,20 @@ def vulnerability(
     worst: Annotated[
         int, typer.Option(min=0, help="How many of the most dangerous parameters (channels, of drawn faults) to show.")
     ] = 0,
+    protect: Annotated[
+        float | None,
+        typer.Option(help="Say what to protect for a PVF of so many per cent, and measure again with that protected."),
+    ] = None,
+    fit_per_megabit: Annotated[
+        float | None, typer.Option(help="Raw upsets of 2^20 stored bits in 10^9 hours: gives the model's FIT.")
+    ] = None,
+    exposure: Annotated[float, typer.Option(help="Share of upsets that are read before they are overwritten.")] = 1.0,
+    protect_by: Annotated[str, typer.Option(help="bit (of a parameter), channel, word or cell.")] = "bit",
     draw: Annotated[
         Path | None,
-        typer.Option(help="Draw to this stem: STEM-bits and STEM-worst, as .png and, interactive, as .html."),
+        typer.Option(
+            help="Draw to this stem: STEM-bits, STEM-worst (and STEM-protect), as .png and, interactive, as .html."
+        ),
     ] = None,
     data_folder: Annotated[Path | None, typer.Option(help="Where the data set is.")] = None,
     out: Annotated[
@@ -434,8 +445,18 @@ def vulnerability(
     """
     import os
 
-    from .pvf import measure_task
-    from .report import bits_chart, vulnerability_table, work_line, worst_chart, worst_table, write_chart
+    from .pvf import advise, measure_task, model_fit, units_for
+    from .report import (
+        advice_chart,
+        advice_table,
+        bits_chart,
+        fit_table,
+        vulnerability_table,
+        work_line,
+        worst_chart,
+        worst_table,
+        write_chart,
+    )
     from .tasks import recipe_for
 
     recipe = recipe_for(data, model=model, width=width, seed=seed, steps=steps)
@@ -454,8 +475,11 @@ def vulnerability(
         }
         none = dict.fromkeys(given)
         out = Path("runs") / _folder_name(f"pvf-{model}-{data}", vars(recipe) | given, vars(usual) | none)
+    trials_or_all = None if exhaustive else trials
+    advice, checked = None, None
     with _progress(quiet=quiet) as report:
-        result = measure_task(
+        measure = partial(
+            measure_task,
             recipe,
             out,
             checkpoint=checkpoint,
@@ -463,23 +487,83 @@ def vulnerability(
             kinds=tuple(kind or ("flip",)),
             format=number_format,
             criteria=criterion,
-            trials=None if exhaustive else trials,
+            trials=trials_or_all,
             images=images,
             data_folder=data_folder,
             workers=workers or os.cpu_count() or 1,
-            report=report,
         )
+        result = measure(report=report)
+        if protect is not None:
+            advice = advise(result, protect / 100, by=protect_by)
+            # Other faults than those that were drawn: what was chosen for these would look better than it is.
+            again = measure(draw_seed=recipe.seed + 1, protection=advice.protection, report=partial(_again, report))
+            (checked,) = again.rows("model")
     for name in result.criteria:
         _print_table(vulnerability_table(result, name))
     by = "element" if result.exhaustive else "channel"
     if worst:
         _print_table(worst_table(result, worst, by))
-    if draw is not None:
-        for name, chart in (("bits", bits_chart(result)), ("worst", worst_chart(result, worst or 20, by))):
-            png, html = write_chart(chart, draw.with_name(f"{draw.name}-{name}"))
-            print(f"figure: {png} (interactive: {html})")
+    if fit_per_megabit is not None:
+        rows = [
+            one for by in ("layer", "model") for one in model_fit(result, fit_per_megabit, exposure=exposure, by=by)
+        ]
+        _print_table(fit_table(rows, per_megabit=fit_per_megabit, exposure=exposure))
+    charts = {"bits": bits_chart(result), "worst": worst_chart(result, worst or 20, by)} if draw is not None else {}
+    if advice is not None:
+        _print_table(advice_table(advice, checked))
+        if draw is not None:
+            others = [advise(result, advice.target, by=unit) for unit in units_for(result) if unit != protect_by]
+            charts["protect"] = advice_chart([advice, *others], checked)
+    for name, chart in charts.items():
+        assert draw is not None
+        png, html = write_chart(chart, draw.with_name(f"{draw.name}-{name}"))
+        print(f"figure: {png} (interactive: {html})")
     accuracy = "" if result.accuracy is None else f"; without a fault {100 * result.accuracy:.2f} % are right"
     print(f"{work_line(result)}{accuracy}\nrun directory: {out}")
+
+
+@app.command()
+def fit(
+    raw_fit: Annotated[float, typer.Option(help="Of the whole chip, or of all its flip-flops: upsets in 10^9 hours.")],
+    part: Annotated[
+        list[str],
+        typer.Option(
+            help="NAME=SHARE,ACTIVENESS,NOT_MASKED, such as 'neuron=0.272,0.27,0.0201'; measured, as events/trials: "
+            "'control=0.081,0.32,182/2500'; may be repeated."
+        ),
+    ],
+) -> None:
+    """Compose a chip's FIT from its parts: raw FIT x share of the storage x activeness x P(not masked), with intervals.
+
+    That is FIdelity's formula. Of a model's stored parameters, 'vulnerability --fit-per-megabit' measures and composes.
+    """
+    from .report import composition_table
+
+    _print_table(composition_table(raw_fit, [_component(text) for text in part]))
+
+
+def _component(text: str) -> Any:
+    from .analysis import Component, rate
+
+    name, _, numbers = text.rpartition("=")
+    words = numbers.split(",")
+    try:
+        share, activeness = map(float, words[:2])
+        (unmasked,) = words[2:]
+        events, slash, trials = unmasked.partition("/")
+        found = rate(int(events), int(trials)) if slash else float(unmasked)
+    except InvalidInput:
+        raise
+    except ValueError as error:
+        raise InvalidInput(
+            f"part={text!r} must be NAME=SHARE,ACTIVENESS,NOT_MASKED, such as neuron=0.272,0.27,0.0201 or "
+            "control=0.081,0.32,182/2500"
+        ) from error
+    return Component(name=name or f"part {numbers}", raw_share=share, activeness=activeness, unmasked=found)
+
+
+def _again(report: Callable[[str, int, int], None], name: str, done: int, total: int) -> None:
+    report(f"{name}, protected", done, total)
 
 
 @app.command()

@@ -57,10 +57,28 @@ def test_the_most_dangerous_are_shown_and_drawn(run: Any, tmp_path: Path, monkey
         return stem.with_suffix(".png"), stem.with_suffix(".html")
 
     monkeypatch.setattr("miscompute.report.write_chart", write)
-    arguments = ("--width", "0.3", "--steps", "2", "--layer", "conv1", "--out", str(tmp_path), "--worst", "3")
-    status, out, _ = run(*arguments, "--exhaustive", "--format", "fp8_e5m2", "--draw", str(tmp_path / "fig"))
+    arguments: tuple[str, ...] = (
+        "--width",
+        "0.3",
+        "--steps",
+        "2",
+        "--layer",
+        "conv1",
+        "--out",
+        str(tmp_path),
+        "--worst",
+        "3",
+    )
+    arguments = (*arguments, "--exhaustive", "--format", "fp8_e5m2", "--draw", str(tmp_path / "fig"))
+    status, out, _ = run(*arguments, "--protect", "0.01", "--fit-per-megabit", "1048576", "--exposure", "0.5")
     assert status == 0
-    assert drawn == {"fig-bits": "PVF by layer and bit", "fig-worst": "The 3 most dangerous parameters"}
+    titles = ["PVF by layer and bit", "The 3 most dangerous parameters", "What protection costs"]
+    assert drawn == dict(zip(["fig-bits", "fig-worst", "fig-protect"], titles, strict=True))
+    (again,) = (line.split("│")[3] for line in out.splitlines() if "measured again" in line)
+    assert float(again) <= 0.01
+    assert "to protect for a PVF of 0.01 %" in out
+    raws = [line.split("│")[3].strip() for line in out.splitlines() if line.startswith("│ model")]
+    assert "208" in raws  # half of 416 bits, at a FIT a bit
     assert out.count("conv1.weight[") == 3
     assert "fig-bits.html" in out.replace("\n", "")
 
@@ -91,12 +109,14 @@ def test_the_damage_of_one_word_is_drawn(
         (["--layer", "conv9"], "parameter 'conv9' is not there"),
         (["--criterion", "best"], "criterion='best' is unknown"),
         (["--model", "lenet"], "model='lenet' is unknown"),
+        (["--protect", "101"], "target=1.01 must be a share from 0 to 1"),
+        (["--protect", "1", "--protect-by", "row"], "by='row' is unknown; choose from bit, channel"),
         (["--trials", "0"], "trials=0 must be at least 1"),
         (["--checkpoint", "none.pt"], "checkpoint='none.pt' is not there"),
     ],
 )
 def test_bad_input_is_one_line(run: Any, tmp_path: Path, arguments: list[str], said: str) -> None:
-    status, out, err = run("--width", "0.3", "--steps", "1", "--out", str(tmp_path), *arguments)
+    status, out, err = run("--width", "0.3", "--steps", "1", "--trials", "5", "--out", str(tmp_path), *arguments)
     assert (status, out) == (2, "")
     assert said in err
     assert err.count("\n") == 1

@@ -6,6 +6,11 @@ thousand of the millions of faults that there are. Here a fault costs what it ch
 where it could matter, and there is a proof for the others. The counts are those of running everything.
 """
 
+from ._advice import UNITS as UNITS
+from ._advice import Advice as Advice
+from ._advice import Step as Step
+from ._advice import advise as advise
+from ._advice import units_for as units_for
 from ._brute import brute_force as brute_force
 from ._criteria import CRITERIA as CRITERIA
 from ._criteria import Limits as Limits
@@ -16,8 +21,11 @@ from ._engine import Engine as Engine
 from ._engine import Work as Work
 from ._faults import KINDS as KINDS
 from ._faults import Faults as Faults
+from ._faults import Protection as Protection
 from ._faults import effects_of as effects_of
 from ._faults import rounded_to as rounded_to
+from ._fit import FitRow as FitRow
+from ._fit import model_fit as model_fit
 from ._result import GROUPS as GROUPS
 from ._result import Measured as Measured
 from ._result import Row as Row

@@ -83,14 +83,52 @@ def effects_of(kinds: Sequence[str], format: Format) -> tuple[Effect, ...]:
 
 @final
 @dataclass(frozen=True, kw_only=True)
+class Protection:
+    """Stored bits that no fault changes: hardened cells, or words of which a good copy is kept.
+
+    ``masks``: of each parameter, a word for each element with ones at protected bits; of others, nothing is protected.
+    """
+
+    masks: Mapping[str, tuple[int, ...]]
+
+    def __post_init__(self) -> None:
+        wrong = next((name for name, masks in self.masks.items() if min(masks, default=0) < 0), None)
+        if wrong is not None:
+            raise InvalidInput(f"masks of {wrong!r} of Protection must not be negative")
+
+    def of(self, parameter: str, elements: Sequence[int]) -> tuple[int, ...]:
+        """Give the masks of some elements; nothing at all if none of their bits is protected.
+
+        Raises:
+            InvalidInput: if the parameter has more elements than masks.
+        """
+        masks = self.masks.get(parameter, ())
+        if masks and max(elements) >= len(masks):
+            raise InvalidInput(
+                f"masks of {parameter!r} of Protection are {len(masks)}, but element {max(elements)} is asked for"
+            )
+        found = tuple(masks[at] for at in elements) if masks else ()
+        return found if any(found) else ()
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
 class Faults:
-    """Faults of one parameter: each effect on each of some elements, which count in the order of memory."""
+    """Faults of one parameter: each effect on each of some elements, which count in the order of memory.
+
+    ``protected``: of each element, the bits that stay what they are whatever the effect; none: of no element any.
+    """
 
     parameter: str
     elements: tuple[int, ...]
     effects: tuple[Effect, ...]
+    protected: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.protected and len(self.protected) != len(self.elements):
+            raise InvalidInput(
+                f"protected of {self.parameter!r} must be a mask for each of {len(self.elements)} elements, or none"
+            )
         if not self.elements or not self.effects:
             raise InvalidInput(f"faults of {self.parameter!r} need elements and effects; leave the parameter out")
         if min(self.elements) < 0 or len(set(self.elements)) != len(self.elements):
@@ -109,6 +147,9 @@ class Faults:
         chosen = parameter.detach().reshape(-1)[torch.tensor(self.elements)].double().numpy()
         words = format.encode(chosen)
         read = [self._read(effect, words, format) for effect in self.effects]
+        if self.protected:
+            kept = np.array(self.protected, np.uint64)
+            read = [(words & kept) | (one & ~kept) for one in read]
         return torch.from_numpy(np.stack([format.decode(one) for one in read], axis=1)).float()
 
     def _read(self, effect: Effect, words: NDArray[np.uint64], format: Format) -> NDArray[np.uint64]:

@@ -8,7 +8,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from .._invalid import InvalidInput
@@ -88,6 +88,11 @@ class Vulnerability:
             columns = torch.tensor([column[effect] for effect in one.faults.effects])
             found[one.faults.parameter][elements[:, None], columns[None]] = one.failures[place]
         return found
+
+    def weights(self) -> dict[str, Float64[np.ndarray, "elements effects"] | float]:
+        """Give what each failure of a fault that was tried adds to the model's PVF, by parameter."""
+        tried = sum(len(one.faults) for one in self.measured)
+        return dict.fromkeys(self.shapes, 1 / (tried * self.inferences))
 
     def rows(self, by: str = "model", criterion: str | None = None, *, confidence: float = 0.95) -> tuple[Row, ...]:
         """Sum up by ``model``, ``layer``, ``parameter``, ``channel``, ``element``, ``bit``, ``field`` or ``effect``.
@@ -252,7 +257,8 @@ def _by_effect(label: Callable[[Vulnerability, Effect], str | None]) -> Grouping
     return group
 
 
-def _bit_of(result: Vulnerability, effect: Effect) -> int | None:
+def bit_of(result: Vulnerability, effect: Effect) -> int | None:
+    """Give the one bit that an effect touches; None: it touches several, or is no operation on bits."""
     if not isinstance(effect, BitOperation):
         return None
     full = (1 << result.format.bits) - 1
@@ -262,12 +268,12 @@ def _bit_of(result: Vulnerability, effect: Effect) -> int | None:
 
 
 def _bit(result: Vulnerability, effect: Effect) -> str | None:
-    bit = _bit_of(result, effect)
+    bit = bit_of(result, effect)
     return None if bit is None else f"bit {bit}"
 
 
 def _field(result: Vulnerability, effect: Effect) -> str | None:
-    bit = _bit_of(result, effect)
+    bit = bit_of(result, effect)
     return None if bit is None else result.format.field(bit)
 
 

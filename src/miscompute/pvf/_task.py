@@ -10,6 +10,7 @@ from torch import nn
 from .._invalid import InvalidInput
 from ..experiment import replacing, usable
 from ..tasks import DataSet, Recipe, Training, build_model, cluttered_digits, load_data
+from ._faults import Protection
 from ._result import Vulnerability
 from ._vulnerability import vulnerability
 
@@ -27,6 +28,8 @@ def measure_task(
     format: str = "fp32",
     criteria: Sequence[str] | None = None,
     trials: int | None = None,
+    draw_seed: int | None = None,
+    protection: Protection | None = None,
     images: int | None = None,
     data_folder: Path | None = None,
     workers: int = 1,
@@ -44,6 +47,8 @@ def measure_task(
         criteria: of failure.
         trials: how many faults to draw; None: all.
         workers: processes.
+        draw_seed: decides which faults are drawn; None: the recipe's seed does.
+        protection: bits that no fault changes.
         images: how many examples; None: all. Of cluttered digits, as many as are asked for are made.
         data_folder: where the data set is, if not in the usual places.
         report: told of the training's steps and of the pairs.
@@ -69,7 +74,8 @@ def measure_task(
         format=format,
         criteria=criteria,
         trials=trials,
-        seed=recipe.seed,
+        seed=recipe.seed if draw_seed is None else draw_seed,
+        protection=protection,
         workers=workers,
         out=out / "counts",
         report=lambda done, total: report("faults x examples", done, total),

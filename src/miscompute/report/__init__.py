@@ -8,13 +8,17 @@ from ._curves import write_chart as write_chart
 from ._damage import damage_chart as damage_chart
 from ._drawing import lowering_chart as lowering_chart
 from ._drawing import write_drawing as write_drawing
+from ._tables import advice_table as advice_table
 from ._tables import agreement_table as agreement_table
+from ._tables import composition_table as composition_table
 from ._tables import damage_table as damage_table
+from ._tables import fit_table as fit_table
 from ._tables import lowering_table as lowering_table
 from ._tables import outcome_table as outcome_table
 from ._tables import vulnerability_table as vulnerability_table
 from ._tables import work_line as work_line
 from ._tables import worst_table as worst_table
 from ._taxonomy import taxonomy_chart as taxonomy_chart
+from ._vulnerability import advice_chart as advice_chart
 from ._vulnerability import bits_chart as bits_chart
 from ._vulnerability import worst_chart as worst_chart

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Sequence
 from rich.markup import escape
 from rich.table import Table
 
+from ..analysis import Component, Estimate
+from ..analysis import fit as compose_fit
 from ..error import AnyError, Error, Region, StoredError, SumError
 from ..experiment import Result
 from ..fault import PERMANENT, Timing
 from ..hardware import PASSES, Array, Layer, Pass
 from ..outcome import METRICS, TRAINING_METRIC, Outcome, Verdict, end_of
-from ..pvf import Damage, FeatureMap, Vulnerability
+from ..pvf import Advice, Damage, FeatureMap, FitRow, Row, Vulnerability
 from ..validation import Agreement
 
 
@@ -211,6 +213,65 @@ def damage_table(damage: Damage) -> Table:
             "not finite" if math.isinf(one.relative) else f"{one.relative:.3g}",
             f"{one.nonfinite:,}",
         )
+    return table
+
+
+def fit_table(rows: Sequence[FitRow], *, per_megabit: float, exposure: float) -> Table:
+    """Tabulate how often upsets of stored bits make inferences wrong, in FIT with 95 % intervals."""
+    table = Table(title=f"FIT at {per_megabit:g} FIT a megabit (2^20 bits), exposure {exposure:g}")
+    table.add_column("")
+    for heading in ("stored bits", "raw", "a random inference is wrong", "at least one is"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(row.name, f"{row.bits:,}", f"{row.raw:.4g}", _fit(row.inference), _fit(row.any))
+    return table
+
+
+def composition_table(raw_fit: float, components: Sequence[Component]) -> Table:
+    """Tabulate the FIT of parts of a chip, and of all together, in FIT with 95 % intervals."""
+    table = Table(title=f"FIT of parts, at {raw_fit:g} raw FIT in all")
+    table.add_column("part")
+    for heading in ("share", "activeness", "not masked", "FIT"):
+        table.add_column(heading, justify="right")
+    for one in components:
+        unmasked = f"{one.unmasked:g}" if isinstance(one.unmasked, float) else f"{one.unmasked.best:.4g}"
+        together = _fit(compose_fit(raw_fit, [one]))
+        table.add_row(escape(one.name), f"{one.raw_share:g}", f"{one.activeness:g}", unmasked, together)
+    table.add_section()
+    share = math.fsum(one.raw_share for one in components)
+    table.add_row("all", f"{share:g}", "", "", _fit(compose_fit(raw_fit, components)))
+    return table
+
+
+def _fit(found: Estimate) -> str:
+    return f"{found.best:.4g}" + ("" if found.low == found.high else f" ({found.low:.3g}..{found.high:.3g})")
+
+
+_MOST_STEPS = 20
+
+
+def advice_table(advice: Advice, checked: Row | None = None) -> Table:
+    """Tabulate what to protect, the most useful for its bits first, and what is left then.
+
+    ``checked``: what was measured again with all of it protected.
+    """
+    bits = f"{advice.bits:,} of {advice.stored_bits:,} bits, {100 * advice.bits / advice.stored_bits:.2f} %"
+    table = Table(
+        title=f"to protect for a PVF of {100 * advice.target:.4g} %: {bits} (at least {advice.at_least:,.0f})"
+    )
+    table.add_column(advice.by)
+    for heading in ("bits", "PVF left, %"):
+        table.add_column(heading, justify="right")
+    table.add_row("nothing", "0", f"{100 * advice.pvf:.4f}")
+    for step in advice.steps[:_MOST_STEPS]:
+        table.add_row(escape(step.name), f"{step.bits:,}", f"{100 * step.remaining:.4f}")
+    rest = advice.steps[_MOST_STEPS:]
+    if rest:
+        table.add_row(f"and {len(rest):,} more", f"{sum(s.bits for s in rest):,}", f"{100 * rest[-1].remaining:.4f}")
+    if checked is not None:
+        table.add_section()
+        pvf = checked.pvf
+        table.add_row("measured again", f"{advice.bits:,}", _percent(pvf.low, pvf.best, pvf.high))
     return table
 
 
