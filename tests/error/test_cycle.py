@@ -18,6 +18,7 @@ from miscompute.fault import (
     Accumulator,
     ActivationRegister,
     CellOutput,
+    CycleBursts,
     FinalOutput,
     OperandValid,
     Product,
@@ -305,3 +306,45 @@ def test_zeros_in_no_tensor_are_refused_in_a_cycle_too() -> None:
     array, layer = nvdla(rows=4, cols=4, zero_gate=False), Layer(name="layer", n=1, ic=2, oc=2, size=(3,), kernel=(2,))
     with pytest.raises(InvalidInput, match="corrupts padding and inserted zeros, which are in no tensor"):
         lower(at(0, ActivationRegister(row=0), "forward"), array, layer)
+
+
+# Bursts.
+
+
+def test_what_hits_one_result_in_several_cycles_is_one_error_of_it() -> None:
+    layer, array = (
+        Layer(name="fc", n=2, ic=6, oc=3),
+        nvdla(rows=2, cols=2),
+    )  # 2 groups of 3 operations of 2 pixels
+    timing = CycleBursts(mean_on=1.5, mean_off=1.5, seed=1)
+    there = timing.cycles(12, step=0, pass_="forward", layer="fc").tolist()
+    found = lower(Fault(site=CellOutput(col=0), effect=FLIP, timing=timing), array, layer, passes=("forward",))
+    wanted: dict[tuple[int, int], list[int]] = {}
+    for cycle in there:
+        group, left = divmod(cycle, 6)
+        operation, n = divmod(left, 2)
+        wanted.setdefault((n, 2 * group), []).append(operation)
+    hit = {next(iter(indices(e.results))): list(e.operations or ()) for e in found if isinstance(e, SumError)}
+    assert (hit, len(found)) == (wanted, len(wanted))
+    assert any(len(operations) > 1 for operations in wanted.values())
+    assert re.search(r"in operations \d,\d", "".join(map(str, found)))
+
+
+def test_bursts_in_no_known_cycle_are_refused() -> None:
+    when = "cycle-bursts mean_on 1.0 mean_off 9.0 seed 1"
+    for text, array, message in (
+        (
+            "weight-memory[fc.weight,0]",
+            nvdla_small(),
+            "memory and elements are in no cycle of an array; use bursts, which",
+        ),
+        (
+            "result-elements[0,4]",
+            nvdla_small(),
+            "memory and elements are in no cycle of an array; use bursts, which are",
+        ),
+        ("weight-shadow[0,0]", nvdla_small(), "in one cycle: which words wait in it then is not known"),
+        ("weight-bus[0]", systolic(rows=2, cols=2), "in one cycle: when the array loads which word is not known"),
+    ):
+        with pytest.raises(InvalidInput, match=re.escape(message)):
+            lower(parse_fault(f"{text} bit 3 flip {when}"), array, Layer(name="fc", n=1, ic=1, oc=1))

@@ -26,6 +26,7 @@ from miscompute.fault import (
     WORD_EFFECTS,
     Arrivals,
     Bursts,
+    CycleBursts,
     DutyCycle,
     Effect,
     Memory,
@@ -92,6 +93,7 @@ TIMING_STRATEGIES: dict[str, st.SearchStrategy[Timing]] = {
     ),
     "intermittent": st.builds(Intermittent, on=positive, off=st.integers(1, 99), start=numbers),
     "bursts": st.builds(Bursts, mean_on=st.floats(1, 1e9), mean_off=st.floats(1, 1e9), seed=numbers),
+    "cycle-bursts": st.builds(CycleBursts, mean_on=st.floats(1, 1e9), mean_off=st.floats(1, 1e9), seed=numbers),
     "duty-cycle": st.builds(DutyCycle, part=st.floats(1e-12, 1), seed=numbers),
     "arrivals": st.builds(Arrivals, faults_per_step=st.floats(1e-30, 1e9), seed=numbers),
 }

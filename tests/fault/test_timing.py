@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miscompute import PERMANENT, Intermittent, InvalidInput, Transient, parse_fault
-from miscompute.fault import TIMINGS, Arrivals, Bursts, DutyCycle, Permanent, RandomWord, Timing
+from miscompute.fault import TIMINGS, Arrivals, Bursts, CycleBursts, DutyCycle, Permanent, RandomWord, Timing
 from miscompute.formats import FORMATS
-from miscompute.hardware import PASSES
+from miscompute.hardware import PASSES, Pass
 
 steps = st.integers(0, 1000)
 
@@ -90,6 +90,39 @@ def test_bursts_do_not_depend_on_who_asks_when(order: list[int], seed: int) -> N
     assert [found[step] for step in range(40)] == expected
 
 
+def cycles_of(timing: CycleBursts, total: int, step: int = 0, pass_: Pass = "forward", layer: str = "fc") -> list[int]:
+    found: list[int] = timing.cycles(total, step=step, pass_=pass_, layer=layer).tolist()
+    return found
+
+
+@pytest.mark.parametrize(("mean_on", "mean_off"), [(4.0, 6.0), (1.0, 9.0), (2.5, 1.0)])
+def test_bursts_of_cycles_are_as_long_as_they_say_from_the_first_cycle_on(mean_on: float, mean_off: float) -> None:
+    timing = CycleBursts(mean_on=mean_on, mean_off=mean_off, seed=3)
+    there = np.zeros((1000, 100), dtype=bool)
+    for step in range(1000):
+        there[step, cycles_of(timing, 100, step)] = True
+    part = mean_on / (mean_on + mean_off)
+    assert (abs(there.mean(axis=0) - part) < 5 * math.sqrt(part * (1 - part) / 1000)).all()  # in every cycle alike
+    whole = np.zeros(30_000, dtype=bool)
+    whole[cycles_of(timing, len(whole))] = True
+    lengths: dict[bool, list[int]] = {True: [], False: []}
+    for on, run in groupby(whole.tolist()):
+        lengths[on].append(len(list(run)))
+    for on, mean in ((True, mean_on), (False, mean_off)):
+        some = lengths[on][1:-1]  # those at the ends are cut off
+        sigma = math.sqrt(mean * (mean - 1) / len(some))  # of the mean of geometric lengths
+        assert abs(np.mean(some) - mean) <= 5 * sigma
+
+
+def test_bursts_of_cycles_are_drawn_for_each_execution_and_do_not_depend_on_its_length() -> None:
+    timing = CycleBursts(mean_on=2.0, mean_off=3.0, seed=1)
+    executions = [(step, pass_, layer) for step in range(2) for pass_ in PASSES for layer in ("fc", "conv")]
+    found = [cycles_of(timing, 60, *execution) for execution in executions]
+    assert len(set(map(tuple, found))) == len(executions)
+    for total in (0, 1, 17):
+        assert cycles_of(timing, total) == [cycle for cycle in found[0] if cycle < total]
+
+
 def test_a_duty_cycle_hits_its_part_of_the_executions_each_by_itself() -> None:
     timing = DutyCycle(part=0.3, seed=1)
     hits = np.array(
@@ -146,7 +179,7 @@ def test_that_a_step_is_hit_does_not_tell_which_word_comes_out(timing: Timing) -
 LAYERS = ("fc", "c", "blocks.0.attention.scores")
 
 # The timings that cannot tell: which layers there are is not theirs to know.
-VAGUE = (DutyCycle,)
+VAGUE = (CycleBursts, DutyCycle)
 
 
 @pytest.mark.parametrize("word", TIMINGS)
@@ -180,6 +213,9 @@ SPELLED: dict[str, dict[str, Timing]] = {
         ),
     },
     "bursts": {"bursts mean_on 2.0 mean_off 3.5 seed 1": Bursts(mean_on=2.0, mean_off=3.5, seed=1)},
+    "cycle-bursts": {
+        "cycle-bursts mean_on 2.0 mean_off 350.0 seed 1": CycleBursts(mean_on=2.0, mean_off=350.0, seed=1)
+    },
     "duty-cycle": {"duty-cycle part 0.25 seed 1": DutyCycle(part=0.25, seed=1)},
     "arrivals": {"arrivals faults_per_step 1e-05 seed 1": Arrivals(faults_per_step=1e-5, seed=1)},
     "intermittent": {
@@ -233,6 +269,13 @@ def test_the_catalogue_is_spelled_parsed_and_evaluates_back(word: str) -> None:
         (lambda: Bursts(mean_on=1, mean_off=math.inf, seed=0), "not mean_on=1, mean_off=inf, seed=0"),
         (lambda: Bursts(mean_on=math.nan, mean_off=1, seed=0), "not mean_on=nan, mean_off=1, seed=0"),
         (lambda: Bursts(mean_on=1, mean_off=1, seed=-1), "not mean_on=1, mean_off=1, seed=-1"),
+        (
+            lambda: CycleBursts(mean_on=0.5, mean_off=1, seed=0),
+            "CycleBursts needs finite mean_on >= 1 and mean_off >= 1 cycles and seed >= 0, not mean_on=0.5, "
+            "mean_off=1, seed=0",
+        ),
+        (lambda: CycleBursts(mean_on=1, mean_off=math.inf, seed=0), "not mean_on=1, mean_off=inf, seed=0"),
+        (lambda: CycleBursts(mean_on=1, mean_off=1, seed=-1), "not mean_on=1, mean_off=1, seed=-1"),
         (lambda: DutyCycle(part=0, seed=0), "DutyCycle needs 0 < part <= 1 and seed >= 0, not part=0, seed=0"),
         (lambda: DutyCycle(part=1.1, seed=0), "not part=1.1, seed=0"),
         (lambda: DutyCycle(part=math.nan, seed=0), "not part=nan, seed=0"),

@@ -798,3 +798,32 @@ def test_trace_leaves_the_model_as_it_was(model: Net) -> None:
     assert model.training
     assert not model.fc.training
     assert mc.lower(FAULT, ARRAY, layers)
+
+
+@pytest.mark.parametrize(
+    "site", ["weight[1,0]", "activation[1,1]", "valid[0,1]", "product[1,0]", "accumulator[1]", "output[0]"]
+)
+def test_a_burst_of_cycles_that_never_ends_is_a_permanent_fault(site: str) -> None:
+    """With int8 operands, where sums do not depend on their order; and one that ends is less."""
+    fault = f"{site} bit 0 {'stuck-at 0' if site.startswith('valid') else 'flip'}"
+    array = mc.nvdla(rows=2, cols=2, format="int8")
+    first, last = nn.Conv2d(3, 4, 2, bias=False), nn.Linear(16, 3, bias=False)
+    model = nn.Sequential(first, nn.Flatten(), last)
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            parameter.copy_(torch.arange(parameter.numel()).view_as(parameter) % (5 + number) - 2)
+    x = (torch.arange(54.0).view(2, 3, 3, 3) % 5 - 2).requires_grad_()
+
+    def run(timing: str, step: int = 0) -> tuple[list[Tensor], int]:
+        with mc.inject(model, mc.parse_fault(f"{fault} {timing}".strip()), array=array, step=step) as injection:
+            conv = first(x)
+            y = last(conv.detach().flatten(1))
+            grads = torch.autograd.grad(conv, [x, first.weight], torch.ones_like(conv))
+        return [conv, y, *grads], injection.log.changed
+
+    permanent, changed = run("")
+    ever, as_many = run("cycle-bursts mean_on 1e15 mean_off 1 seed 0")
+    assert all(torch.equal(a, b) for a, b in zip(ever, permanent, strict=True))
+    some = [run("cycle-bursts mean_on 3 mean_off 9 seed 1", step) for step in range(3)]
+    assert all(0 < number < max(changed, as_many) for _, number in some)
+    assert not torch.equal(some[0][0][0], some[1][0][0])

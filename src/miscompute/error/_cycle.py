@@ -1,10 +1,11 @@
 """Faults of one cycle: one product, one partial sum, or one word for the rest of its stripe."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from .._invalid import InvalidInput
-from ..fault import Exposure, Fault, SumExposure, Transient, WeightRegister
-from ..hardware import Array, Layer, Mapping, Moment, Pass, product_at
+from ..fault import CycleBursts, Exposure, Fault, SumExposure, Transient, WeightRegister
+from ..hardware import TWIN_PASSES, Array, Layer, Mapping, Moment, Pass, product_at
 from ._error import Error, SumError
 from ._region import Range, Region
 
@@ -31,6 +32,24 @@ def rows_of(exposure: SumExposure, array: Array) -> range | None:
         row = min(exposure.row, array.depth - 1)
         return range(row, row + 1)
     return array.node(exposure.row, exposure.level) if exposure.stage == "node" else None
+
+
+def _check_in_cycle(fault: Fault, exposure: Exposure, array: Array, layer: Layer, mapping: Mapping) -> None:
+    """Refuse a fault of which it is not known what it does in one cycle."""
+    check_zeros(fault, exposure, array, layer, mapping)
+    if isinstance(fault.site, WeightRegister) and fault.site.stage == "shadow":
+        raise InvalidInput(
+            f"site {fault.site} in one cycle: which words wait in it then is not known; use weight[row,col]"
+        )
+    if exposure.of_one_load and not array.loads_in_order:
+        raise InvalidInput(
+            f"site {fault.site} in one cycle: when the array loads which word is not known; leave cycle out"
+        )
+    if exposure.of_one_load and array.im2col:
+        raise InvalidInput(
+            f"site {fault.site} in one cycle: which load that is, is known for NVDLA only; take the register it feeds, "
+            "weight[row,col] until reload"
+        )
 
 
 def lower_cycle(
@@ -69,21 +88,8 @@ def lower_cycle(
             )
         return
 
-    check_zeros(fault, exposure, array, layer, mapping)
-    if isinstance(fault.site, WeightRegister) and fault.site.stage == "shadow":
-        raise InvalidInput(
-            f"site {fault.site} in one cycle: which words wait in it then is not known; use weight[row,col]"
-        )
+    _check_in_cycle(fault, exposure, array, layer, mapping)
     cols = exposure.cols
-    if exposure.of_one_load and not array.loads_in_order:
-        raise InvalidInput(
-            f"site {fault.site} in one cycle: when the array loads which word is not known; leave cycle out"
-        )
-    if exposure.of_one_load and array.im2col:
-        raise InvalidInput(
-            f"site {fault.site} in one cycle: which load that is, is known for NVDLA only; take the register it feeds, "
-            "weight[row,col] until reload"
-        )
     if exposure.of_one_load:  # cells get their words for an operation one a cycle, and hold them for a stripe
         first = offset * array.kernels
         cols = range(max(first, cols.start), min(first + array.kernels, cols.stop))
@@ -124,6 +130,36 @@ def lower_cycle(
         results=results,
         timing=timing,
     )
+
+
+def lower_cycles(
+    fault: Fault,
+    timing: CycleBursts,
+    exposure: Exposure | SumExposure,
+    array: Array,
+    layer: Layer,
+    pass_: Pass,
+    step: int,
+) -> Iterator[Error | SumError]:
+    """Derive what a fault corrupts in the cycles of one execution in which it is there.
+
+    Cycle after cycle, so that it costs what it hits. What hits one result in several cycles is of one effect on it.
+    """
+    named = TWIN_PASSES[pass_] if layer.transposed else pass_
+    if isinstance(exposure, Exposure):
+        _check_in_cycle(fault, exposure, array, layer, array.mapping(pass_))
+    total = array.schedule(layer, pass_).cycles
+    in_sums: dict[Region, list[SumError]] = {}
+    for cycle in timing.cycles(total, step=step, pass_=named, layer=layer.name).tolist():
+        one = Transient(step=step, pass_=pass_, layer=layer.name, cycle=cycle)
+        for error in lower_cycle(fault, one, exposure, array, layer, step):
+            if isinstance(error, SumError):
+                in_sums.setdefault(error.results, []).append(error)
+            else:
+                yield replace(error, timing=timing)
+    for errors in in_sums.values():
+        operations = tuple(operation for error in errors for operation in error.operations or ())
+        yield replace(errors[0], timing=timing, operations=operations or None)
 
 
 def _results(layer: Layer, pass_: Pass, mapping: Mapping, moment: Moment, pixels: range, cells: range) -> Region | None:

@@ -52,7 +52,8 @@ class SumError:
         results: which results are summed up there (`Layer.result`).
         rows: the lanes whose products meet in a ``product`` or ``node``; None: all.
         lanes: the lane of each channel of a block.
-        operations: in which atomic operations of a result; None: in all. The ``output`` has none.
+        operations: in which atomic operations of a result, a range or one after another; None: in all. The ``output``
+            has none.
         effect: what happens to the word.
         timing: when.
     """
@@ -63,13 +64,14 @@ class SumError:
     results: Region
     rows: range | None
     lanes: tuple[int, ...]
-    operations: Range | None
+    operations: Range | tuple[int, ...] | None
     effect: Effect
     timing: Timing
 
     def __str__(self) -> str:
         rows = f" of lanes {self.rows.start}..{self.rows.stop - 1}" if self.rows else ""
-        when = f" in operations {self.operations}" if self.operations else ""
+        some = ",".join(map(str, self.operations)) if isinstance(self.operations, tuple) else self.operations
+        when = f" in operations {some}" if self.operations else ""
         stage = self.stage.replace("_", " ")
         return f"{self.layer} {self.pass_}: {stage}{rows} of {self.results}{when} {self.effect}, {self.timing}"
 

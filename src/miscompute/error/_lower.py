@@ -7,9 +7,19 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Literal, NamedTuple, TypeVar
 
-from ..fault import AnyExposure, ElementExposure, Elements, Exposure, Fault, MemoryExposure, SumExposure, Transient
+from ..fault import (
+    AnyExposure,
+    CycleBursts,
+    ElementExposure,
+    Elements,
+    Exposure,
+    Fault,
+    MemoryExposure,
+    SumExposure,
+    Transient,
+)
 from ..hardware import PASSES, TWIN_OPERANDS, TWIN_PASSES, Array, Conditions, Every, Layer, Operand, Pass
-from ._cycle import check_zeros, lower_cycle, rows_of
+from ._cycle import check_zeros, lower_cycle, lower_cycles, rows_of
 from ._error import AnyError, Error, StoredError, SumError
 from ._region import Range, Region
 
@@ -36,7 +46,7 @@ def lower(
         fault: what is broken.
         array: the array it is broken in; its swizzle is followed.
         layer: a layer, or the layers of a traced model.
-        step: the optimizer step, which some swizzles go by.
+        step: the optimizer step, which some swizzles and timings go by.
         passes: the computations to lower for.
         as_seen: whether layers and passes are such as the array sees them already.
 
@@ -127,6 +137,8 @@ def _lower_word(
     elif isinstance(timing, Transient) and timing.cycle is not None:
         if (timing.layer, timing.pass_) == (layer.name, pass_):
             yield from lower_cycle(fault, timing, exposure, array, layer, step)
+    elif isinstance(timing, CycleBursts):
+        yield from lower_cycles(fault, timing, exposure, array, layer, pass_, step)
     elif isinstance(exposure, SumExposure):
         yield from _lower_sum(fault, exposure, array, layer, pass_, step)
     else:

@@ -47,6 +47,7 @@ from ._timing import PERMANENT as PERMANENT
 from ._timing import TIMINGS as TIMINGS
 from ._timing import Arrivals as Arrivals
 from ._timing import Bursts as Bursts
+from ._timing import CycleBursts as CycleBursts
 from ._timing import DutyCycle as DutyCycle
 from ._timing import Intermittent as Intermittent
 from ._timing import Permanent as Permanent

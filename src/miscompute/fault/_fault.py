@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
+from .._invalid import InvalidInput
 from ..formats import Format
 from ..hardware import Array
 from ._effect import Effect
-from ._exposure import MemoryExposure
+from ._exposure import Exposure, MemoryExposure, SumExposure
 from ._site import Site
-from ._timing import PERMANENT, Timing
+from ._timing import PERMANENT, CycleBursts, Timing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,11 @@ class Fault:
         """
         self.site.check_array(array)
         exposure = self.site.exposure(rows=array.rows, cols=array.cols)
+        if isinstance(self.timing, CycleBursts) and not isinstance(exposure, Exposure | SumExposure):
+            raise InvalidInput(
+                f"timing '{self.timing}' of {self.site}: memory and elements are in no cycle of an array; use bursts, "
+                "which are of steps"
+            )
         # Memory holds the model's own words, whatever the array rounds operands to.
         known = format if isinstance(exposure, MemoryExposure) else array.format or format
         if known is not None:

@@ -9,7 +9,7 @@
     timing = "permanent"
            | "transient" "step" N [ "pass" PASS ] [ "layer" NAME ] [ "cycle" N ] [ "until" ( "cycle" | "reload" ) ]
            | "intermittent" "on" N "off" N [ "start" N ]
-           | "bursts" "mean_on" X "mean_off" X "seed" N | "duty-cycle" "part" X "seed" N
+           | ( "bursts" | "cycle-bursts" ) "mean_on" X "mean_off" X "seed" N | "duty-cycle" "part" X "seed" N
            | "arrivals" "faults_per_step" X "seed" N
 
 SITE is a key of `SITES`. Words are separated by blanks, which may also stand around a site's brackets and indices;

@@ -104,7 +104,7 @@ class WeightBus(Site):
     ``before_zero_detector``: the fault sits where words are not yet known to be zero, so zeros are corrupted too. That
     stretch of the bus serves all cells.
 
-    *Fidelity*: as `WeightRegister`.
+    *Fidelity*: as `WeightRegister`. In one cycle, that a bus loads the word of one cell a cycle is an assumption.
     """
 
     row: int

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .._invalid import InvalidInput
 from ..hardware import PASSES, Pass
@@ -17,6 +18,8 @@ from ..hardware import PASSES, Pass
 
 class Timing(ABC):
     """When a fault is active. Steps count completed optimizer steps, from 0."""
+
+    redraws: ClassVar[bool] = False  # whether what is hit of a pass changes from step to step
 
     @abstractmethod
     def active(self, *, step: int, pass_: Pass, layer: str) -> bool:
@@ -197,6 +200,53 @@ def _changes_until(timing: Bursts, step: int) -> int:
 
 @final
 @dataclass(frozen=True, kw_only=True)
+class CycleBursts(Timing):
+    """A two-state intermittent fault by cycles: present for ``mean_on`` cycles on average, absent for ``mean_off``.
+
+    Cycles are those of one execution of a pass, one pass of one layer in one step, as `Transient` counts them. Each is
+    drawn by itself: a burst has begun before its first cycle with the probability that one is under way at any time.
+    Lengths are geometric, as those of `Bursts`. Only a place in the array is in one cycle or another.
+
+    >>> burst = CycleBursts(mean_on=2.0, mean_off=8.0, seed=1)
+    >>> burst.cycles(30, step=0, pass_="forward", layer="fc").tolist()
+    [0, 8, 9, 15, 19, 20, 21, 22, 23, 24, 25, 26]
+    """
+
+    redraws: ClassVar[bool] = True
+
+    mean_on: float
+    mean_off: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.mean_on < math.inf and 1 <= self.mean_off < math.inf) or self.seed < 0:
+            raise InvalidInput(
+                f"CycleBursts needs finite mean_on >= 1 and mean_off >= 1 cycles and seed >= 0, not "
+                f"mean_on={self.mean_on}, mean_off={self.mean_off}, seed={self.seed}"
+            )
+
+    def active(self, *, step: int, pass_: Pass, layer: str) -> bool:
+        """Hold always: in some cycles of each pass that has enough of them (`cycles`)."""
+        return True
+
+    def cycles(self, total: int, *, step: int, pass_: Pass, layer: str) -> NDArray[np.intp]:
+        """Give the cycles of an execution in which the fault is there, of the first ``total``."""
+        generator = _generator(self.seed, step, PASSES.index(pass_), *layer.encode())
+        is_on = bool(generator.random() < self.mean_on / (self.mean_on + self.mean_off))
+        runs, first = [np.empty(0, dtype=np.intp)], 0
+        while first < total:
+            length = int(generator.geometric(1 / (self.mean_on if is_on else self.mean_off)))
+            if is_on:
+                runs.append(np.arange(first, min(first + length, total)))
+            first, is_on = first + length, not is_on
+        return np.concatenate(runs)
+
+    def __str__(self) -> str:
+        return f"cycle-bursts mean_on {float(self.mean_on)!r} mean_off {float(self.mean_off)!r} seed {self.seed}"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
 class DutyCycle(Timing):
     """An intermittent fault that is present in a given part of the executions, each drawn by itself.
 
@@ -256,6 +306,7 @@ TIMINGS: Mapping[str, type[Timing]] = MappingProxyType(
         "transient": Transient,
         "intermittent": Intermittent,
         "bursts": Bursts,
+        "cycle-bursts": CycleBursts,
         "duty-cycle": DutyCycle,
         "arrivals": Arrivals,
     }

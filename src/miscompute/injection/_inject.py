@@ -544,9 +544,11 @@ class Injection:
         """Give the plans at the current step if the fault were active, made once for each dealing of the lanes."""
         layer, step, swizzle = on_array.layer, self._step, self._array.swizzle
         fault = self._fault_of(on_array)
-        lanes: Hashable = step if swizzle.per_stripe else self._array.lanes(step=step, layer=layer.index)
+        redraws = fault.timing.redraws
+        is_new = redraws or swizzle.per_stripe
+        lanes: Hashable = step if is_new else self._array.lanes(step=step, layer=layer.index)
         if lanes not in on_array.made:
-            if len(on_array.made) >= _MOST_PLANS:
+            if len(on_array.made) >= (1 if redraws else _MOST_PLANS):
                 on_array.made.clear()
             errors = [
                 error

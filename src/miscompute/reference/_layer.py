@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._invalid import InvalidInput
-from ..fault import Fault, Transient
+from ..fault import CycleBursts, Fault, Transient
 from ..hardware import Array, Layer, Nvdla, Operand, OutputStationary, Pass, Simd, WeightStationary
 from ._direct import directly
 from ._laid import Laid
 from ._matmul import by_products
-from ._words import Reading
+from ._words import Drawn, Reading
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,6 +95,8 @@ def layer_result(
             f"format={array.format.name} of layer {layer.name!r}, which is computed in parts: say a scale"
         )
     active = fault is not None and fault.timing.active(step=step, pass_=pass_, layer=layer.name)
+    if fault is not None and isinstance(fault.timing, CycleBursts):
+        fault = replace(fault, timing=Drawn(fault.timing, step=step, pass_=pass_, layer=layer.name))
     found = _results(array, fault, layer, pass_, given, step=step, active=active)
     if active and fault is not None and isinstance(fault.timing, Transient):
         cycle = fault.timing.cycle

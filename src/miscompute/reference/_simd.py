@@ -41,7 +41,7 @@ def _lanes(array: Simd, broken: Broken) -> NDArray[np.bool_]:
             | FinalOutput(col=col)
         ):
             marked[col] = True
-        case WeightBus() if broken.when.cycle is not None:
+        case WeightBus() if not broken.when.is_always:
             raise not_a_place(broken, array)
         case WeightBus(reach="all") | ActivationRegister(reach="all"):
             marked[:] = True

@@ -105,7 +105,7 @@ def _prepare(
         raise InvalidInput("zero_gate=True of a systolic array: its elements have no zero gate here; leave it out")
     broken = broken_in(array, fault, active=active)
     if broken is not None and (
-        not is_place(broken.site) or (isinstance(broken.site, WeightBus) and broken.when.cycle is not None)
+        not is_place(broken.site) or (isinstance(broken.site, WeightBus) and not broken.when.is_always)
     ):
         raise not_a_place(broken, array)
     sums = Sums(array, broken)

@@ -1,5 +1,6 @@
 """What all arrays of this package have in common: words in memory, in registers and in sums, right and wrong."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +15,7 @@ from ..fault import (
     AdderNode,
     BitOperation,
     CellOutput,
+    CycleBursts,
     Effect,
     Fault,
     FinalOutput,
@@ -23,13 +25,14 @@ from ..fault import (
     ProductTable,
     Site,
     StuckAt,
+    Timing,
     Transient,
     WeightBus,
     WeightRegister,
 )
 from ..fault import When as Conditional
 from ..formats import Format, integer
-from ..hardware import STAGES, Array, Stage
+from ..hardware import STAGES, Array, Pass, Stage
 
 Numbers = NDArray[Any]
 """What words spell: int64 of integers; of floating-point words, float32 or float64 (`Sums.dtype`)."""
@@ -76,16 +79,24 @@ class CoreResult:
 
 
 class Presence(NamedTuple):
-    """In which cycles of a pass a fault is there: in all (``cycle`` None), or in one.
+    """In which cycles of a pass a fault is there: in all, in one (``cycle``), or in those that ``drawn`` marks.
 
     With ``until_reload`` the one cycle upsets a register, which then keeps the wrong word for as long as it holds it.
     """
 
     cycle: int | None = None
     until_reload: bool = False
+    drawn: Callable[[NDArray[np.intp]], NDArray[np.bool_]] | None = None
+
+    @property
+    def is_always(self) -> bool:
+        """Whether the fault is there in all cycles."""
+        return self.cycle is None and self.drawn is None
 
     def during(self, cycles: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Mark the cycles in which the fault is there."""
+        if self.drawn is not None:
+            return self.drawn(cycles)
         return np.ones_like(cycles, dtype=np.bool_) if self.cycle is None else cycles == self.cycle
 
     def while_held(self, cycles: NDArray[np.intp]) -> NDArray[np.bool_]:
@@ -95,11 +106,36 @@ class Presence(NamedTuple):
 
     def loads(self, cycles: NDArray[np.intp], cells: int) -> NDArray[np.bool_]:
         """Mark the cells that get a wrong word if a bus loads one a cycle along the last axis, (..., cell)."""
-        if self.cycle is None:
+        if self.is_always:
             return np.ones((*cycles.shape[:-1], cells), dtype=np.bool_)
         there = np.zeros((*cycles.shape[:-1], max(cells, cycles.shape[-1])), dtype=np.bool_)
-        there[..., : cycles.shape[-1]] = cycles == self.cycle
+        there[..., : cycles.shape[-1]] = self.during(cycles)
         return there[..., :cells]
+
+
+class Drawn(Timing):
+    """The bursts of one execution, by its cycles: asked for some, it marks those in which the fault is there."""
+
+    def __init__(self, timing: CycleBursts, *, step: int, pass_: Pass, layer: str) -> None:
+        self._timing, self._of = timing, (step, pass_, layer)
+        self._total = 0
+        self._there = np.empty(0, dtype=np.intp)
+
+    def __call__(self, cycles: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Mark the cycles in which the fault is there."""
+        last = int(cycles.max(initial=0))
+        if last >= self._total:
+            self._total = 2 * (last + 1)
+            step, pass_, layer = self._of
+            self._there = self._timing.cycles(self._total, step=step, pass_=pass_, layer=layer)
+        return np.isin(cycles, self._there)
+
+    def active(self, *, step: int, pass_: Pass, layer: str) -> bool:
+        """Hold in the execution it was made for."""
+        return (step, pass_, layer) == self._of
+
+    def __str__(self) -> str:
+        return str(self._timing)
 
 
 class Broken(NamedTuple):
@@ -129,13 +165,13 @@ def broken_in(array: Array, fault: Fault | None, *, active: bool) -> Broken | No
     effect = fault.effect.effect if isinstance(fault.effect, Conditional) else fault.effect
     if not isinstance(effect, BitOperation | ProductTable):
         raise InvalidInput(f"effect '{fault.effect}' does not follow from the word alone, as it must here")
-    when = Presence()
+    when = Presence(drawn=fault.timing if isinstance(fault.timing, Drawn) else None)
     if isinstance(fault.timing, Transient) and fault.timing.cycle is not None:
-        if isinstance(fault.site, WeightRegister) and fault.site.stage == "shadow":
-            raise InvalidInput(
-                f"site={fault.site} in one cycle: a shadow register waits for its stripe, in cycles that are not known"
-            )
         when = Presence(cycle=fault.timing.cycle, until_reload=fault.timing.until == "reload")
+    if not when.is_always and isinstance(fault.site, WeightRegister) and fault.site.stage == "shadow":
+        raise InvalidInput(
+            f"site={fault.site} in one cycle: a shadow register waits for its stripe, in cycles that are not known"
+        )
     if isinstance(fault.site, OperandValid):
         valid = np.uint64((1 << array.kernels) - 1)
         read = int(fault.effect.read(np.asarray(valid), integer(2)))
@@ -147,7 +183,7 @@ def broken_in(array: Array, fault: Fault | None, *, active: bool) -> Broken | No
 
 def not_a_place(broken: Broken, array: Array) -> InvalidInput:
     """Make the error that says that an array has no such place, or none that a cycle finds."""
-    when = "" if broken.when.cycle is None else " in one cycle"
+    when = "" if broken.when.is_always else " in one cycle"
     return InvalidInput(
         f"site={broken.site} is no place of the {type(array).__name__} array{when}; choose another site"
     )

@@ -16,6 +16,7 @@ from ..fault import (
     PERMANENT,
     SITES,
     ActivationRegister,
+    CycleBursts,
     Elements,
     Fault,
     Flip,
@@ -47,8 +48,8 @@ def check_array(
 
     A case is one pass of one layer with one fault: convolutions of one to three dimensions with strides, paddings,
     dilations and groups, transposed ones, linear layers and batched products, of few channels or of more than the array
-    has rows and columns; every site that the array has; stuck and flipped bits; for ever, or in one cycle. It agrees if
-    every result does, bit for bit.
+    has rows and columns; every site that the array has; stuck and flipped bits; for ever, in one cycle, or in bursts of
+    cycles. It agrees if every result does, bit for bit.
 
     Args:
         array: the array; its format is set to int8, its size and swizzle are kept.
@@ -146,7 +147,14 @@ def _fault(random: np.random.Generator, array: Array, layer: Layer, site: Site, 
     if isinstance(site, OperandValid):
         effect = StuckAt(bit=int(random.integers(0, array.kernels)), value=0)
     timing: Any = PERMANENT
-    if random.random() < 0.3:
+    when = random.random()
+    if when < 0.1:
+        timing = CycleBursts(
+            mean_on=float(random.integers(1, 9)),
+            mean_off=float(random.integers(1, 40)),
+            seed=int(random.integers(1 << 20)),
+        )
+    elif when < 0.4:
         pass_: Pass = PASSES[random.integers(0, len(PASSES))]
         seen = layer.as_matmul() if array.im2col else layer
         cycles = array.schedule(replace(seen, transposed=False), pass_).cycles
