@@ -1,6 +1,7 @@
 """Campaigns: rows depend on neither engine, workers, order, shortcuts nor interruptions."""
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from tests.campaigns.made_up import Here, results
 
 from miscompute import InvalidInput
 from miscompute.campaigns import (
+    CampaignResult,
     Job,
     Store,
     campaign,
@@ -21,7 +23,7 @@ from miscompute.campaigns import (
     spec_of,
 )
 from miscompute.campaigns import _campaign as module
-from miscompute.outcome import OUTCOMES
+from miscompute.outcome import FAMILIES, OUTCOMES
 from miscompute.report import rates_by_table, rates_table, record_table
 from miscompute.tasks import DataSet
 
@@ -108,7 +110,9 @@ def test_interrupted_and_taken_up_again_rows_are_the_same(whole: Path, tmp_path:
 
 def test_tables_and_export_show_all_trials(whole: Path, tmp_path: Path, patched: None) -> None:
     result = campaign(spec_of(SPEC), whole, engine=Here(), quiet=True)  # nothing is left to do
-    assert sum(estimate.events or 0 for estimate in result.rates.values()) == 12
+    assert sum(result.rates[family].events or 0 for family in FAMILIES) == 12
+    assert sum(found.events or 0 for name, found in result.rates.items() if name in OUTCOMES) == 12
+    assert (result.left, result.failed) == (0, 0)
     assert rates_table(result).row_count == len(result.rates)
     assert rates_by_table(result, "optimizer").row_count == 2
     with Store(whole / "store.sqlite", read_only=True) as store:
@@ -171,8 +175,25 @@ def test_a_mistake_in_a_spec_is_named_by_its_path(change: dict[str, Any], messag
 
 def test_a_plan_is_steered_by_an_outcome_that_there_is(patched: None) -> None:
     plan = {"kind": "sequential", "outcome": "broken", "width": 0.1, "most": 100}
-    with pytest.raises(InvalidInput, match=r"plan\.outcome='broken' is no outcome; choose one of immediate"):
+    with pytest.raises(InvalidInput, match=r"plan\.outcome='broken' is no outcome; choose one of immediate.* family"):
         campaign_of({**SPEC, "plan": plan})
+    assert campaign_of({**SPEC, "plan": {**plan, "outcome": "silent corruption"}}).steering == "silent corruption"
+
+
+def test_what_was_never_seen_has_a_row_with_its_limit(patched: None, tmp_path: Path) -> None:
+    wanted = campaign_of({**SPEC, "plan": {**SPEC["plan"], "trials": 100}})
+    places = wanted.plan.batch(wanted.space, wanted.spec.seed, {})
+    outcomes = {place: "masked" if n % 4 else "not activated" for n, place in enumerate(places[:60])}
+    result = CampaignResult(campaign=wanted, outcomes=outcomes, store=tmp_path)
+    assert result.left == 40
+    first, *_ = rates_table(result).columns
+    assert list(first.cells) == ["crash", "silent corruption", "nothing", "  not activated", "  masked"]
+    assert list(rates_table(result).columns[1].cells) == ["0", "0", "60", "15", "45"]
+    assert str(result.rates["silent corruption"]) == "0 % (0..6 %, 95 %, 0 of 60)"
+    headings = [column.header for column in rates_by_table(result, "optimizer").columns]
+    assert headings == ["optimizer", "trials", "crash", "silent corruption", "not activated", "masked"]
+    with pytest.raises(InvalidInput, match="the plan's first trial has none"):
+        _ = CampaignResult(campaign=wanted, outcomes={}, store=tmp_path).rates
 
 
 def test_what_is_no_toml_is_said(tmp_path: Path) -> None:
@@ -193,6 +214,7 @@ def test_the_specs_that_come_along_can_be_carried_out(path: Path) -> None:
     wanted = campaign_of(path)
     assert wanted.plan.batch(wanted.space, wanted.spec.seed, {})
     assert spec_of(wanted.spec.words()) == wanted.spec
+    assert spec_of(tomllib.loads(wanted.spec.toml())) == wanted.spec
 
 
 def test_the_schema_is_one_for_editors() -> None:

@@ -145,6 +145,24 @@ def test_trials_count_up_to_the_first_without_outcome() -> None:
     assert sum(rates.events or 0 for rates in plan.rates(SPACE, 0, TRUE).values()) == 50
 
 
+@pytest.mark.parametrize("kind", PLANS)
+def test_a_family_stands_for_its_classes_and_what_was_never_seen_has_a_limit(kind: str) -> None:
+    classes = {
+        i: "late INF/NaN" if o == "crash" and i % 2 else "immediate INF/NaN" if o == "crash" else o
+        for i, o in TRUE.items()
+    }
+    batches, outcomes = walk(EVERY[kind], SPACE, 5, classes)
+    assert (batches, outcomes.keys()) == (walk(EVERY[kind], SPACE, 5, TRUE)[0], outcomes.keys())  # which crash steers
+    found = EVERY[kind].rates(SPACE, 5, outcomes, ("crash", "nothing", "silent corruption"))
+    expected = EVERY[kind].rates(SPACE, 5, {i: TRUE[i] for i in outcomes})
+    assert (found["crash"], found["nothing"]) == (expected["crash"], expected["masked"])
+    never = found["silent corruption"]
+    assert (never.best, never.low) == (0, 0)
+    assert (never.high > 0) == (kind != "exhaustive")
+    by_value = EVERY[kind].rates_by(SPACE, 5, outcomes, "bit" if kind == "importance" else "value", ("adapted",))
+    assert all(rates["adapted"].best == 0 for rates in by_value.values())
+
+
 def test_rates_by_label_hold() -> None:
     campaigns = 2
     for plan, axis in ((Fixed(trials=100, confidence=0.8), "value"), (EVERY["importance"], "bit")):

@@ -24,7 +24,7 @@ from ..experiment import GoldenRun, Run, environment, execute, record_golden, ru
 from ..fault import Extent, FaultSpace
 from ..hardware import Array, array_named
 from ..injection import trace
-from ..outcome import OUTCOMES, Trajectory, classify
+from ..outcome import FAMILIES, OUTCOMES, Trajectory, classify
 from ..tasks import (
     DATA_SETS,
     MODEL_FORMAT,
@@ -96,6 +96,11 @@ class Campaign:
         """What decides the campaign, as plain values."""
         return json.loads(json.dumps(self.spec.words()))  # type: ignore[no-any-return]
 
+    @property
+    def steering(self) -> str | None:
+        """The outcome, a class or a family, that decides what the plan tries; None if none does."""
+        return getattr(self.plan, "outcome", None)
+
     def run(self, place: int) -> Run:
         """Give the trial at a place of the population."""
         setting = self.settings[self.space.setting(place)]
@@ -122,10 +127,13 @@ def campaign_of(spec: Spec | Mapping[str, Any] | Path) -> Campaign:
         settings.append(Setting(recipe=recipe, array=place, labels=labels))
     space = FaultSpace.parse(spec.faults, *(setting.extent() for setting in settings))
     plan = plan_of(spec.plan)
-    steering = getattr(plan, "outcome", None)
-    if steering is not None and steering not in OUTCOMES:
-        raise InvalidInput(f"plan.outcome={steering!r} is no outcome; choose one of {', '.join(OUTCOMES)}")
-    return Campaign(spec=spec, settings=tuple(settings), space=space, plan=plan)
+    made = Campaign(spec=spec, settings=tuple(settings), space=space, plan=plan)
+    if made.steering is not None and made.steering not in {*OUTCOMES, *FAMILIES}:
+        raise InvalidInput(
+            f"plan.outcome={made.steering!r} is no outcome; choose one of {', '.join(OUTCOMES)}, or a family of them: "
+            f"{', '.join(FAMILIES)}"
+        )
+    return made
 
 
 def key_of(run: Run) -> str:
@@ -136,18 +144,47 @@ def key_of(run: Run) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class CampaignResult:
-    """What a campaign found: outcomes by place in the population, and what its plan says of the rates."""
+    """What a campaign found, complete or not: outcomes by place in the population, and what its plan says of them.
+
+    Of a campaign that is not complete, rates are of its first trials in the order of the plan. All rates raise
+    `InvalidInput` where the plan cannot give any yet.
+    """
 
     campaign: Campaign
     outcomes: Mapping[int, str]
-    rates: Mapping[str, Estimate]
-    failed: int
     store: Path
 
-    def rates_by(self, axis: str) -> Mapping[object, Mapping[str, Estimate]]:
-        """Give the rates of outcomes for each value of an axis of the population."""
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """What rates are given of: the families of outcomes, then each class that was seen or that the plan asks for.
+
+        Families are there whether seen or not: none in so many trials has an upper limit too.
+        """
+        seen = dict.fromkeys([*self.outcomes.values(), *filter(None, [self.campaign.steering])])
+        in_order = [*OUTCOMES, *(name for name in seen if name not in OUTCOMES)]
+        return tuple(dict.fromkeys([*FAMILIES, *(name for name in in_order if name in seen)]))
+
+    @cached_property
+    def rates(self) -> Mapping[str, Estimate]:
+        """The rate over the population of each of `names`."""
         of = self.campaign
-        return of.plan.rates_by(of.space, of.spec.seed, self.outcomes, axis)
+        return of.plan.rates(of.space, of.spec.seed, self.outcomes, self.names)
+
+    def rates_by(self, axis: str) -> Mapping[object, Mapping[str, Estimate]]:
+        """Give the rates for each value of an axis of the population."""
+        of = self.campaign
+        return of.plan.rates_by(of.space, of.spec.seed, self.outcomes, axis, self.names)
+
+    @property
+    def failed(self) -> int:
+        """How many trials could not be carried out."""
+        return sum(outcome == FAILED for outcome in self.outcomes.values())
+
+    @cached_property
+    def left(self) -> int:
+        """How many trials the plan still asks for, as far as it knows now; 0: the campaign is complete."""
+        of = self.campaign
+        return sum(place not in self.outcomes for place in set(of.plan.batch(of.space, of.spec.seed, self.outcomes)))
 
 
 def campaign(
@@ -201,14 +238,7 @@ def campaign(
 
 def result_of(campaign: Campaign, store: Store) -> CampaignResult:
     """Say what the trials of a store found, be the campaign complete or not."""
-    outcomes = store.outcomes()
-    return CampaignResult(
-        campaign=campaign,
-        outcomes=outcomes,
-        rates=campaign.plan.rates(campaign.space, campaign.spec.seed, outcomes),
-        failed=sum(outcome == FAILED for outcome in outcomes.values()),
-        store=store.path,
-    )
+    return CampaignResult(campaign=campaign, outcomes=store.outcomes(), store=store.path)
 
 
 def _started(engine: str | Engine, workers: int | None) -> AbstractContextManager[Engine]:

@@ -9,7 +9,7 @@ from the first, and the first that is not complete is the next.
 import heapq
 import math
 from abc import ABC, abstractmethod
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from itertools import takewhile
@@ -20,6 +20,7 @@ from .. import analysis
 from .._invalid import InvalidInput
 from ..analysis import Estimate, StoppingRule, confidence_sequence, leveugle, neyman, rate, stratified_rate
 from ..fault import FaultSpace, Stratum
+from ..outcome import OUTCOMES
 
 FAILED = "failed"
 """The outcome of a trial that gave none: its machine broke, say."""
@@ -28,6 +29,7 @@ _PILOT = 2  # trials of each stratum at least, so that one event does not look l
 _ENDLESS = 10**15  # faults: as good as infinitely many for the size of a sample
 
 Outcomes = Mapping[int, str]
+Names = Sequence[str] | None
 Rates = dict[str, Estimate]
 
 
@@ -35,10 +37,10 @@ Rates = dict[str, Estimate]
 class Plan(ABC):
     """Which faults to try next, given what came out so far; and their population's rates.
 
-    Outcomes are names, by the fault's index in the space. A plan's ``outcome`` is compared with them, so whoever steers
-    by a family of outcomes maps them to its name first. Trials that are ``failed`` are left out of the rates of the
-    others, which are then those of the faults whose trials do not fail; how often they do is a rate of its own, of all
-    trials. Each interval holds by itself, not all of them at once.
+    Outcomes are names, by the fault's index in the space. Wherever one is asked for, by a plan's ``outcome`` or among
+    the ``names`` of rates, a family of `miscompute.outcome.OUTCOMES` stands for all its classes. Trials that are
+    ``failed`` are left out of the rates of the others, which are then those of the faults whose trials do not fail; how
+    often they do is a rate of its own, of all trials. Each interval holds by itself, not all of them at once.
 
     Trials count in the order in which the plan asked for them, up to the first that has no outcome: those that merely
     ended early, as crashes do, would be no fair sample.
@@ -63,15 +65,17 @@ class Plan(ABC):
         return next((b for b in self.batches(space, seed, outcomes) if not all(i in outcomes for i in b)), ())
 
     @abstractmethod
-    def rates(self, space: FaultSpace, seed: int, outcomes: Outcomes) -> Rates:
-        """Estimate the rate of each outcome that was seen, over the whole space.
+    def rates(self, space: FaultSpace, seed: int, outcomes: Outcomes, names: Names = None) -> Rates:
+        """Estimate the rate over the whole space of each outcome named, seen or not; None: of each that was seen.
 
         Raises:
             InvalidInput: if too little is known yet.
         """
 
     @abstractmethod
-    def rates_by(self, space: FaultSpace, seed: int, outcomes: Outcomes, axis: str) -> dict[object, Rates]:
+    def rates_by(
+        self, space: FaultSpace, seed: int, outcomes: Outcomes, axis: str, names: Names = None
+    ) -> dict[object, Rates]:
         """Estimate the rates for each label of an axis that was tried; faults without one have None.
 
         Raises:
@@ -82,16 +86,18 @@ class Plan(ABC):
 class _Uniform(Plan):
     """All faults are equally likely; in a space with weights, by weight."""
 
-    def rates(self, space: FaultSpace, seed: int, outcomes: Outcomes) -> Rates:
-        return self._rates(space, self._tried(space, seed, outcomes), outcomes, space.size)
+    def rates(self, space: FaultSpace, seed: int, outcomes: Outcomes, names: Names = None) -> Rates:
+        return self._rates(space, self._tried(space, seed, outcomes), outcomes, space.size, names)
 
-    def rates_by(self, space: FaultSpace, seed: int, outcomes: Outcomes, axis: str) -> dict[object, Rates]:
+    def rates_by(
+        self, space: FaultSpace, seed: int, outcomes: Outcomes, axis: str, names: Names = None
+    ) -> dict[object, Rates]:
         strata = space.strata((axis,))
         tried: dict[object, list[int]] = {stratum.key[0]: [] for stratum in strata}
         for index in self._tried(space, seed, outcomes):
             tried[space.labels(index).get(axis)].append(index)
         return {
-            stratum.key[0]: self._rates(space, tried[stratum.key[0]], outcomes, stratum.size)
+            stratum.key[0]: self._rates(space, tried[stratum.key[0]], outcomes, stratum.size, names)
             for stratum in strata
             if tried[stratum.key[0]]
         }
@@ -100,12 +106,12 @@ class _Uniform(Plan):
         asked = (index for batch in self.batches(space, seed, outcomes) for index in batch)
         return list(takewhile(outcomes.__contains__, asked))
 
-    def _rates(self, space: FaultSpace, tried: Sequence[int], outcomes: Outcomes, size: int) -> Rates:
+    def _rates(self, space: FaultSpace, tried: Sequence[int], outcomes: Outcomes, size: int, names: Names) -> Rates:
         def estimate(events: int, trials: int) -> Estimate:
             # With weights they were drawn with replacement. Failed faults are no part of the population of the others.
             return self._estimate(events, trials, None if space.is_weighted else size - (len(tried) - trials))
 
-        return _each(tried, outcomes, lambda name, ran: estimate(sum(outcomes[i] == name for i in ran), len(ran)))
+        return _each(tried, outcomes, names, lambda name, ran: estimate(_events(name, ran, outcomes), len(ran)))
 
     @abstractmethod
     def _estimate(self, events: int, trials: int, population: int | None) -> Estimate: ...
@@ -122,9 +128,9 @@ class Exhaustive(_Uniform):
     def batches(self, space: FaultSpace, seed: int, outcomes: Outcomes) -> Iterator[tuple[int, ...]]:
         yield space.sample(space.size, seed)
 
-    def _rates(self, space: FaultSpace, tried: Sequence[int], outcomes: Outcomes, size: int) -> Rates:
+    def _rates(self, space: FaultSpace, tried: Sequence[int], outcomes: Outcomes, size: int, names: Names) -> Rates:
         if not space.is_weighted:
-            return super()._rates(space, tried, outcomes, size)
+            return super()._rates(space, tried, outcomes, size, names)
         if len(tried) < size:
             raise InvalidInput(
                 f"plan.kind='exhaustive' of weighted faults has no rates until all {size:,} are tried, not "
@@ -132,7 +138,7 @@ class Exhaustive(_Uniform):
             )
 
         def exact(name: str, ran: Sequence[int]) -> Estimate:
-            events = [i for i in ran if outcomes[i] == name]
+            events = [i for i in ran if _is(outcomes[i], name)]
             best = math.fsum(map(space.weight, events)) / math.fsum(map(space.weight, ran))
             return Estimate(
                 low=best,
@@ -144,7 +150,7 @@ class Exhaustive(_Uniform):
                 method="exact, by weight",
             )
 
-        return _each(tried, outcomes, exact)
+        return _each(tried, outcomes, names, exact)
 
     def _estimate(self, events: int, trials: int, population: int | None) -> Estimate:
         return rate(events, trials, confidence=self.confidence, population=population)
@@ -201,7 +207,7 @@ class Sequential(_Uniform):
     neither this rule nor stopping by hand makes them wrong.
 
     Args:
-        outcome: whose rate.
+        outcome: whose rate; a class, or a family for all its classes.
         width: of its interval, from limit to limit, at which to stop.
         most: trials at which to stop at the latest; all faults, if they are fewer.
         batch_trials: trials between two looks.
@@ -226,7 +232,7 @@ class Sequential(_Uniform):
             end = min(begin + self.batch_trials, most)
             batch = (space.draws if space.is_weighted else space.sample)(end, seed)[begin:]
             yield batch
-            events += sum(outcomes[index] == self.outcome for index in batch)
+            events += _events(self.outcome, batch, outcomes)
             failed += sum(outcomes[index] == FAILED for index in batch)
             trials = end - failed
             rule = StoppingRule(
@@ -258,10 +264,12 @@ class _Split(Plan):
     @abstractmethod
     def _parts(self, space: FaultSpace, seed: int, outcomes: Outcomes) -> list[_Part]: ...
 
-    def rates(self, space: FaultSpace, seed: int, outcomes: Outcomes) -> Rates:
-        return self._rates(self._parts(space, seed, outcomes), outcomes)
+    def rates(self, space: FaultSpace, seed: int, outcomes: Outcomes, names: Names = None) -> Rates:
+        return self._rates(self._parts(space, seed, outcomes), outcomes, names)
 
-    def rates_by(self, space: FaultSpace, seed: int, outcomes: Outcomes, axis: str) -> dict[object, Rates]:
+    def rates_by(
+        self, space: FaultSpace, seed: int, outcomes: Outcomes, axis: str, names: Names = None
+    ) -> dict[object, Rates]:
         by = self._axes()
         if axis not in by:
             raise InvalidInput(
@@ -271,7 +279,7 @@ class _Split(Plan):
         grouped: dict[object, list[_Part]] = defaultdict(list)
         for part in self._parts(space, seed, outcomes):
             grouped[part.key[by.index(axis)]].append(part)
-        return {label: self._rates(parts, outcomes) for label, parts in grouped.items()}
+        return {label: self._rates(parts, outcomes, names) for label, parts in grouped.items()}
 
     def _strata(self, space: FaultSpace) -> tuple[Stratum, ...]:
         if space.is_weighted:
@@ -281,23 +289,21 @@ class _Split(Plan):
             )
         return space.strata(self._axes())
 
-    def _rates(self, parts: Sequence[_Part], outcomes: Outcomes) -> Rates:
+    def _rates(self, parts: Sequence[_Part], outcomes: Outcomes, names: Names) -> Rates:
         def estimate(name: str, _: Sequence[int]) -> Estimate:
             strata = [self._stratum(part, outcomes, name) for part in parts]
             return stratified_rate([s for s in strata if s], confidence=self.confidence)
 
-        return _each([index for part in parts for index in part.tried], outcomes, estimate)
+        return _each([index for part in parts for index in part.tried], outcomes, names, estimate)
 
     def _stratum(self, part: _Part, outcomes: Outcomes, name: str) -> analysis.Stratum | None:
-        found = [outcomes[index] for index in part.tried]
-        if name != FAILED:
-            found = [outcome for outcome in found if outcome != FAILED]
-        size = part.size - (len(part.tried) - len(found))
-        if not found and size:
+        ran = [index for index in part.tried if name == FAILED or outcomes[index] != FAILED]
+        size = part.size - (len(part.tried) - len(ran))
+        if not ran and size:
             which = ", ".join(f"{axis} {label}" for axis, label in zip(self._axes(), part.key, strict=True))
             state = "all failed" if part.tried else "have no outcome yet"
             raise InvalidInput(f"outcomes: the trials of {which} {state}, and without them the strata give no rate")
-        return analysis.Stratum(size=size, events=found.count(name), trials=len(found)) if found else None
+        return analysis.Stratum(size=size, events=_events(name, ran, outcomes), trials=len(ran)) if ran else None
 
 
 @final
@@ -315,7 +321,7 @@ class Stratified(_Split):
         by: axes of the space; each combination of labels is a stratum.
         trials: of the campaign, the pilot's included.
         pilot: how many of them are the pilot's, at least 2 a stratum.
-        outcome: the one whose rate is to be known best.
+        outcome: the one whose rate is to be known best; a class, or a family for all its classes.
     """
 
     by: tuple[str, ...]
@@ -366,9 +372,10 @@ class Stratified(_Split):
         """Deal the other trials by what the pilot gave."""
         rates, sizes = [], []
         for stratum, few in zip(strata, pilot, strict=True):
-            found = [outcomes[index] for index in stratum.sample(few, seed)]
+            tried = stratum.sample(few, seed)
+            events, failed = (_events(name, tried, outcomes) for name in (self.outcome, FAILED))
             # The half is why a stratum without events still has a spread.
-            rates.append((found.count(self.outcome) + 0.5) / (few - found.count(FAILED) + 1))
+            rates.append((events + 0.5) / (few - failed + 1))
             sizes.append(stratum.size - few)
         left = [h for h, size in enumerate(sizes) if size]
         dealt = neyman([sizes[h] for h in left], [rates[h] for h in left], trials=self.trials - self.pilot)
@@ -551,15 +558,26 @@ def words_of(plan: Plan) -> dict[str, object]:
     return words
 
 
+def _is(outcome: str, name: str) -> bool:
+    """Whether an outcome is the named one, or a class of the named family."""
+    return outcome == name or (outcome in OUTCOMES and OUTCOMES[outcome].family == name)
+
+
+def _events(name: str, tried: Sequence[int], outcomes: Outcomes) -> int:
+    found = Counter(outcomes[index] for index in tried)
+    return sum(trials for outcome, trials in found.items() if _is(outcome, name))
+
+
 def _each(
-    tried: Sequence[int], outcomes: Outcomes, estimate: Callable[[str, Sequence[int]], Estimate]
+    tried: Sequence[int], outcomes: Outcomes, names: Names, estimate: Callable[[str, Sequence[int]], Estimate]
 ) -> dict[str, Estimate]:
     """Estimate each outcome's rate from the trials that did not fail, and that of failing from all."""
     if not tried:
         raise InvalidInput("outcomes: the plan's first trial has none, and nothing is known before it")
     ran = [index for index in tried if outcomes[index] != FAILED]
-    names = sorted({outcomes[index] for index in tried})
-    return {name: estimate(name, tried if name == FAILED else ran) for name in names}
+    if names is None:
+        names = sorted({outcomes[index] for index in tried})
+    return {name: estimate(name, tried if name == FAILED else ran) for name in names if ran or name == FAILED}
 
 
 def _known(asked: Iterable[int], outcomes: Outcomes) -> list[int]:

@@ -1,6 +1,7 @@
 """The spec of a campaign: a TOML file, checked, every message with the path of what is wrong."""
 
 import itertools
+import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -77,6 +78,24 @@ class Spec(_Section):
     def words(self) -> dict[str, Any]:
         """Give the spec as plain values, without what was left out; `spec_of` makes an equal one of them."""
         return self.model_dump(mode="json", exclude_unset=True)
+
+    def toml(self) -> str:
+        """Spell the spec as the file that `load_spec` reads."""
+        words = self.words()
+        tables = [name for name in ("task", "array") if name in words]
+        lines = [f"{name} = {_toml(value)}" for name, value in words.items() if name not in tables]
+        for table in tables:
+            lines += ["", f"[{table}]", *(f"{name} = {_toml(value)}" for name, value in words[table].items())]
+        return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """Spell a plain value as TOML: what is in a table, a list or a single value is in one line."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(name)} = {_toml(item)}" for name, item in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def spec_of(words: Mapping[str, Any], *, source: str = "spec") -> Spec:

@@ -166,10 +166,10 @@ class Store:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Say in one line what SQLite could not do, and what to do about it."""
+        """Say in one line what SQLite could not do, or that what it gave is damaged, and what to do about it."""
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, zlib.error, json.JSONDecodeError) as error:
             found = str(error)
             ways = {
                 "full": "the disk is full; free space and go on: what is in it is safe",
@@ -185,7 +185,7 @@ class Store:
         """Give what `describe` kept under a name; None if nothing."""
         with self._explained():
             row = self._db.execute("SELECT value FROM about WHERE name = ?", (name,)).fetchone()
-        return None if row is None else json.loads(row[0])
+            return None if row is None else json.loads(row[0])
 
     def note(self, name: str, value: Any) -> None:
         """Keep how a campaign was begun, as JSON; what is there already stays."""
@@ -228,7 +228,7 @@ class Store:
         """Give the fault-free runs, by key."""
         with self._explained():
             rows = self._db.execute("SELECT key, trajectory FROM golden ORDER BY key").fetchall()
-        return {key: trajectory_of(json.loads(text)) for key, text in rows}
+            return {key: trajectory_of(json.loads(text)) for key, text in rows}
 
     def add(self, records: Iterable[Record]) -> None:
         """Add trials, all or none. A trial that is there already must have the same result; a failed one is replaced.
@@ -357,7 +357,8 @@ class Store:
             raise InvalidInput(f"trial={trial!r} is not in store {str(self.path)!r}; name a place or a key of `export`")
         if len(rows) > 1:
             raise InvalidInput(f"trial={trial!r} begins several keys of store {str(self.path)!r}; give more of it")
-        return self._record(rows[0])
+        with self._explained():
+            return self._record(rows[0])
 
     def _record(self, row: Sequence[Any]) -> Record:
         held = dict(zip([*_COLUMNS, *self.axes], row[:-1], strict=True))

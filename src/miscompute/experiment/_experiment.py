@@ -27,7 +27,7 @@ from .._workers import end_with_parent, sigint_blocked
 from ..fault import Fault, Intermittent, Memory, Transient
 from ..hardware import Array, Layer, swizzle_named
 from ..injection import inject, trace
-from ..outcome import CONFIDENCE, METRICS, TAIL, Outcome, Trajectory, judge
+from ..outcome import CONFIDENCE, METRICS, TAIL, Classified, Outcome, Trajectory, classify, judge
 from ..tasks import DATA_SETS, MODEL_FORMAT, DataSet, Recipe, build_model, check_fits, load_data, states_kept
 from ._execute import execute, replacing
 from ._run import Run
@@ -125,6 +125,11 @@ class Result:
     trajectories: dict[str, Trajectory]
     outcomes: dict[str, Outcome]
 
+    def classified(self, run: str) -> Classified:
+        """Say which class of `miscompute.outcome.OUTCOMES` the outcome of a run with the fault is, and why."""
+        names = [run.name for run in self.experiment.runs() if run.fault is None]
+        return classify(self.trajectories[run], [self.trajectories[name] for name in names])
+
 
 def train(
     experiment: Experiment,
@@ -169,7 +174,7 @@ def train(
     outcomes = {run.name: judge(trajectories[run.name], golden) for run in runs if run.fault is not None}
     result = Result(experiment=experiment, trajectories=trajectories, outcomes=outcomes)
     with replacing(out / "outcome.json") as path:
-        path.write_text(json.dumps({"rule": _rule(len(golden)), "outcomes": _plain(outcomes)}, indent=1))
+        path.write_text(json.dumps({"rule": _rule(len(golden)), "outcomes": _plain(result)}, indent=1))
     return result
 
 
@@ -192,15 +197,18 @@ def _rule(golden: int) -> dict[str, Any]:
     }
 
 
-def _plain(outcomes: dict[str, Outcome]) -> dict[str, Any]:
-    return {
-        name: {
+def _plain(result: Result) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, outcome in result.outcomes.items():
+        classified = result.classified(name)
+        found[name] = {
             **dataclasses.asdict(outcome),
             "visible_in_training": outcome.visible_in_training,
             "resolved": outcome.resolved,
+            "class": classified.name,
+            "reason": classified.reason,
         }
-        for name, outcome in outcomes.items()
-    }
+    return found
 
 
 def identity_of(runs: Sequence[Run]) -> dict[str, Any]:

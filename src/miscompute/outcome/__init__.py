@@ -13,6 +13,7 @@ from ._judge import Verdict as Verdict
 from ._judge import end_of as end_of
 from ._judge import judge as judge
 from ._judge import prediction_limit as prediction_limit
+from ._taxonomy import FAMILIES as FAMILIES
 from ._taxonomy import INFERENCE_OUTCOMES as INFERENCE_OUTCOMES
 from ._taxonomy import OUTCOMES as OUTCOMES
 from ._taxonomy import SHARP as SHARP

@@ -259,6 +259,9 @@ OUTCOMES: Mapping[str, OutcomeRule] = MappingProxyType(
 )
 """Each class of outcomes with its rule, in order: the first rule of the run's family that holds names it."""
 
+FAMILIES: tuple[Family, ...] = tuple(dict.fromkeys(rule.family for rule in OUTCOMES.values()))
+"""What `judge` tells apart, in the order of `OUTCOMES`."""
+
 
 def classify(run: Trajectory, golden: Sequence[Trajectory]) -> Classified:
     """Name what a faulty run's outcome looked like, within the family that `judge` gives it.

@@ -1,43 +1,65 @@
 """Tables of a campaign: the rates of outcomes with their intervals, in all and by what was chosen."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from rich.markup import escape
 from rich.table import Table
 
 from ..analysis import Estimate
 from ..campaigns import FAILED, CampaignResult, Record
+from ..outcome import FAMILIES, OUTCOMES
 
 
 def rates_table(result: CampaignResult) -> Table:
-    """Tabulate the rate of every outcome over the population, in per cent, with its 95 % interval."""
+    """Tabulate the rates of outcomes over the population, in per cent, with their intervals.
+
+    Each family has a row, seen or not, and under it the classes that were seen or asked for.
+    """
     tried = len(result.outcomes) - result.failed
     table = Table(title=f"{result.campaign.spec.name}: {tried:,} trials of {result.campaign.space.size:,} faults")
     table.add_column("outcome")
-    for heading in ("trials", "rate, %", "95 % interval"):
+    for heading in ("trials", "rate, %", _interval(result)):
         table.add_column(heading, justify="right")
-    for outcome, found in sorted(result.rates.items(), key=lambda item: -item[1].best):
-        interval = f"{_percent(found.low)} .. {_percent(found.high)}"
-        table.add_row(outcome, f"{found.events or 0:,}", _percent(found.best), interval)
-    if result.failed:
-        table.add_row(FAILED, f"{result.failed:,}", "-", "left out")
+    for name in in_families(result.names):
+        if (found := result.rates.get(name)) is not None:
+            interval = f"{percent(found.low)} .. {percent(found.high)}"
+            shown = name if name in (*FAMILIES, FAILED) else f"  {name}"
+            table.add_row(shown, f"{found.events or 0:,}", percent(found.best), interval)
     return table
 
 
 def rates_by_table(result: CampaignResult, axis: str) -> Table:
-    """Tabulate the rates of outcomes for each value of an axis of the population, in per cent, with 95 % intervals."""
+    """Tabulate the rates of outcomes for each value of an axis of the population, in per cent, with their intervals.
+
+    There is a column for each class, and for each family none of which was seen.
+    """
     rates = result.rates_by(axis)
-    outcomes = sorted({name for found in rates.values() for name in found}, key=lambda name: -_events(rates, name))
-    table = Table(title=f"rate by {axis}, % (95 % interval)")
+    shown = [name for name in in_families(result.names) if name not in FAMILIES or not _has_classes(result, name)]
+    table = Table(title=f"rate by {axis}, % ({_interval(result)})")
     table.add_column(axis)
     table.add_column("trials", justify="right")
-    for name in outcomes:
+    for name in shown:
         table.add_column(name, justify="right")
     for label, found in rates.items():
         trials = max((one.trials or 0 for one in found.values()), default=0)
-        cells = [_cell(found[name]) if name in found else "-" for name in outcomes]
+        cells = [_cell(found[name]) if name in found else "-" for name in shown]
         table.add_row("-" if label is None else str(label), f"{trials:,}", *cells)
     return table
+
+
+def in_families(names: Sequence[str]) -> list[str]:
+    """Sort names of outcomes: each family before its classes, what is in none last."""
+    places = {name: FAMILIES.index(rule.family) for name, rule in OUTCOMES.items()}
+    places |= {family: place for place, family in enumerate(FAMILIES)}
+    return sorted(names, key=lambda name: (places.get(name, len(FAMILIES)), name not in FAMILIES))
+
+
+def _has_classes(result: CampaignResult, family: str) -> bool:
+    return any(name in OUTCOMES and OUTCOMES[name].family == family for name in result.names)
+
+
+def _interval(result: CampaignResult) -> str:
+    return f"{100 * result.campaign.plan.confidence:g} % interval"
 
 
 def record_table(record: Record) -> tuple[Table, Table]:
@@ -59,17 +81,14 @@ def record_table(record: Record) -> tuple[Table, Table]:
         curve.add_column(heading, justify="right")
     for point in run.points if run else ():
         accuracies = (point.train_accuracy, point.faulty_accuracy, point.healthy_accuracy)
-        curve.add_row(f"{point.step:,}", f"{point.train_loss:.4f}", *map(_percent, accuracies))
+        curve.add_row(f"{point.step:,}", f"{point.train_loss:.4f}", *map(percent, accuracies))
     return facts, curve
 
 
-def _events(rates: Mapping[object, Mapping[str, Estimate]], outcome: str) -> int:
-    return sum(found[outcome].events or 0 for found in rates.values() if outcome in found)
-
-
 def _cell(found: Estimate) -> str:
-    return f"{_percent(found.best)} ({_percent(found.low)}..{_percent(found.high)})"
+    return f"{percent(found.best)} ({percent(found.low)}..{percent(found.high)})"
 
 
-def _percent(part: float) -> str:
+def percent(part: float) -> str:
+    """Write a part of 1 in per cent."""
     return f"{100 * part:.1f}"

@@ -18,7 +18,7 @@ from ..validation import Agreement
 
 
 def outcome_table(result: Result) -> Table:
-    """Tabulate where each run ended as the judge sees it, in per cent, and what its outcome is.
+    """Tabulate where each run ended as the judge sees it, in per cent, and what its outcome and its class are.
 
     Two more rows say what it was judged by: the golden runs' mean, and the limits. ``*`` marks what is below its limit;
     only the validation columns decide.
@@ -28,11 +28,12 @@ def outcome_table(result: Result) -> Table:
     for heading in ("training", "validation, faulty machine", "validation, healthy machine"):
         table.add_column(heading, justify="right")
     table.add_column("outcome")
+    table.add_column("class")
     for name, trajectory in result.trajectories.items():
         outcome = result.outcomes.get(name)
-        said = str(outcome) if outcome else "golden"
+        said = (str(outcome), result.classified(name).name) if outcome else ("golden", "")
         if not trajectory.points:
-            table.add_row(name, "-", "-", "-", said)
+            table.add_row(name, "-", "-", "-", *said)
             continue
         below = {verdict.metric for verdict in _verdicts(outcome) if verdict.is_below}
         cells = [
@@ -41,12 +42,12 @@ def outcome_table(result: Result) -> Table:
         ]
         if outcome is None:
             cells[1] = "-"
-        table.add_row(name, *cells, said)
+        table.add_row(name, *cells, *said)
     judged = next((outcome for outcome in result.outcomes.values() if outcome.verdicts), None)
     if judged is not None:
         table.add_section()
         for name, field in (("golden mean", "golden"), ("limit", "limit")):
-            table.add_row(name, *(f"{100 * getattr(verdict, field):.1f}" for verdict in _verdicts(judged)), "")
+            table.add_row(name, *(f"{100 * getattr(verdict, field):.1f}" for verdict in _verdicts(judged)), "", "")
     return table
 
 
