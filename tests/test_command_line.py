@@ -54,6 +54,7 @@ BAD = {
     "unknown model": (["train", "--model", "vgg"], "model='vgg' is unknown; choose one of alexnet, lenet5"),
     "unknown data": (["train", "--data", "mnist"], "data='mnist' is unknown; choose one of cluttered_digits, cifar10"),
     "unknown array": (["train", "--array", "tpu"], "array='tpu' is unknown; choose one of nvdla-small, "),
+    "nothing to report": (["report", "no/such/folder"], "folder='no/such/folder' is not there; name one that"),
     "bit outside the format": (
         ["train", "--fault", "weight[0,0] bit 40 stuck-at 0"],
         "bit=40 is outside fp32 (0..31; 31 is the sign)",

@@ -310,6 +310,25 @@ def campaign(
     print(f"store: {result.store}")
 
 
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="What `train` or `campaign` wrote with --out.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the page and its figures; default: `report` in it.")
+    ] = None,
+) -> None:
+    """Write one page of a run directory or a campaign, complete or not: rates, curves of any trial, how it was made.
+
+    It needs no network and no other file; the main figures are beside it as PNG and SVG.
+    """
+    from .report import write_report
+
+    page, *figures = write_report(folder, out)
+    print(f"page: {page}")
+    for path in figures:
+        print(f"beside it: {path}")
+
+
 store = typer.Typer(help="What campaigns have found: merge, export, show and replay trials.")
 app.add_typer(store, name="store")
 Folder = Annotated[Path, typer.Argument(help="A campaign's folder.")]

@@ -187,6 +187,8 @@ def test_interrupted_and_killed_it_ends_as_if_it_had_not_been(tmp_path: Path) ->
     }
     assert recorded["outcomes"]["faulty"].pop("visible_in_training") == outcome.visible_in_training
     assert recorded["outcomes"]["faulty"].pop("resolved") == outcome.resolved
+    assert recorded["outcomes"]["faulty"].pop("class") == "within spread"
+    assert recorded["outcomes"]["faulty"].pop("reason").startswith("the fault changed values")
     assert recorded["outcomes"] == json.loads(json.dumps({"faulty": dataclasses.asdict(outcome)}))
     assert list(json.loads((out / "experiment.json").read_text())["runs"]) == ["golden-123", "faulty", "golden-124"]
     assert not list(out.rglob("*.partial"))

@@ -18,6 +18,8 @@ from ._fleet import average_in_rank_order as average_in_rank_order
 from ._fleet_experiment import FleetExperiment as FleetExperiment
 from ._fleet_experiment import FleetResult as FleetResult
 from ._fleet_experiment import train_fleet as train_fleet
+from ._recorded import Recorded as Recorded
+from ._recorded import recorded as recorded
 from ._run import Run as Run
 from ._trial import GoldenRun as GoldenRun
 from ._trial import record_golden as record_golden
