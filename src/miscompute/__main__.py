@@ -427,7 +427,9 @@ def vulnerability(
     ] = "fp32",
     criterion: Annotated[
         list[str] | None,
-        typer.Option(help="top1, label, top5, nonfinite, output or loss; may be repeated; default: top1 and label."),
+        typer.Option(
+            help="top1, label, top5, nonfinite, output, loss or perplexity; may be repeated; default: top1 and label."
+        ),
     ] = None,
     trials: Annotated[int, typer.Option(help="How many faults to draw.")] = 1000,
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="All faults instead.")] = False,

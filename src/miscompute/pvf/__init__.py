@@ -11,6 +11,8 @@ from ._advice import Advice as Advice
 from ._advice import Step as Step
 from ._advice import advise as advise
 from ._advice import units_for as units_for
+from ._bit_errors import BitErrors as BitErrors
+from ._bit_errors import bit_errors as bit_errors
 from ._brute import brute_force as brute_force
 from ._criteria import CRITERIA as CRITERIA
 from ._criteria import Limits as Limits
@@ -26,6 +28,7 @@ from ._faults import effects_of as effects_of
 from ._faults import rounded_to as rounded_to
 from ._fit import FitRow as FitRow
 from ._fit import model_fit as model_fit
+from ._neurons import neuron_vulnerability as neuron_vulnerability
 from ._result import GROUPS as GROUPS
 from ._result import Measured as Measured
 from ._result import Row as Row

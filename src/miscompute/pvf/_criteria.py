@@ -2,8 +2,9 @@
 
 # ruff: noqa: ARG001 (all criteria take the same)
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import NamedTuple, final
 
@@ -26,13 +27,21 @@ class Golden(NamedTuple):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Where the criteria that measure something begin: ``output`` for scores, ``loss`` for the cross entropy."""
+    """Where the criteria that measure something begin.
+
+    ``output``: for scores. ``loss``: for the cross entropy. ``perplexity``: for that of a text, by what part of the
+    fault-free one it may grow. ``places`` is how many inferences a text has; `vulnerability` fills it in.
+    """
 
     output: float = 0.1
     loss: float = 0.1
+    perplexity: float = 0.1
+    places: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("output", "loss"):
+        if self.places < 1:
+            raise InvalidInput(f"places={self.places} of Limits must be at least 1")
+        for name in ("output", "loss", "perplexity"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InvalidInput(f"{name}={getattr(self, name)} of Limits must be greater than 0 and finite")
 
@@ -73,6 +82,15 @@ def _loss(scores: Scores, golden: Golden, limits: Limits) -> Bool[Tensor, " n"]:
     return ~(after - before <= limits.loss)
 
 
+def _perplexity(scores: Scores, golden: Golden, limits: Limits) -> Bool[Tensor, " n"]:
+    assert golden.labels is not None
+    before, after = (
+        F.cross_entropy(one, golden.labels, reduction="none").view(-1, limits.places).mean(1)
+        for one in (golden.scores, scores)
+    )
+    return (~(after - before <= math.log1p(limits.perplexity))).repeat_interleave(limits.places)
+
+
 class Criterion(NamedTuple):
     """``fails``: from faulty scores which inferences fail; whether it needs labels; whether classes alone decide it."""
 
@@ -89,6 +107,7 @@ CRITERIA: Mapping[str, Criterion] = MappingProxyType(
         "nonfinite": Criterion(_nonfinite, needs_labels=False, by_class=True),
         "output": Criterion(_output, needs_labels=False, by_class=False),
         "loss": Criterion(_loss, needs_labels=True, by_class=False),
+        "perplexity": Criterion(_perplexity, needs_labels=True, by_class=False),
     }
 )
 """Every criterion, by name. An inference is one image, or one place of a text.
@@ -99,8 +118,14 @@ CRITERIA: Mapping[str, Criterion] = MappingProxyType(
 ``nonfinite``: a score is NaN or infinite. None of these can fail while the fault-free class stays best and all scores
 stay finite (``by_class``).
 ``output``: a score is off by more than ``Limits.output``. ``loss``: the cross entropy of the label grew by more than
-``Limits.loss``; the perplexity, its exponential, by more than that factor.
+``Limits.loss``. ``perplexity``: that of the whole text, the exponential of its mean cross entropy, grew by more than
+the part ``Limits.perplexity``; then all its inferences count as failed, so the PVF is the share of texts.
 """
+
+
+def settled(limits: Limits | None, scores: Tensor, inputs: Tensor) -> Limits:
+    """Fill in how many inferences each example has."""
+    return replace(limits or Limits(), places=len(scores) // len(inputs))
 
 
 def check_criteria(names: tuple[str, ...], labels: Tensor | None) -> None:

@@ -189,7 +189,7 @@ class Vulnerability:
             pvf = _exact(best, confidence, None, None)
             critical = _exact(affected / faults, confidence, affected, faults)
         elif faults:
-            pvf = _mean_estimate(failures / self.inferences, confidence)
+            pvf = mean_estimate(failures / self.inferences, confidence)
             critical = rate(affected, faults, confidence=confidence, population=population)
         else:
             pvf = critical = Estimate(low=0.0, best=0.5, high=1.0, confidence=confidence, method="nothing was tried")
@@ -209,7 +209,7 @@ def _exact(best: float, confidence: float, events: int | None, trials: int | Non
     )
 
 
-def _mean_estimate(values: np.ndarray, confidence: float) -> Estimate:
+def mean_estimate(values: np.ndarray, confidence: float) -> Estimate:
     """Estimate the mean of values in 0..1 of faults drawn at random, by betting; without replacement it is safe too."""
     distinct, repeats = np.unique(values, return_counts=True)
     ones, tail = np.ones(len(distinct)), (1 - confidence) / 2

@@ -1,0 +1,166 @@
+"""Faults of neurons: a bit of one element of what a layer gives is wrong, in every inference."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from .._invalid import InvalidInput
+from ..fault import BitOperation
+from ..formats import Format, format_named
+from ._brute import golden_of
+from ._criteria import Limits, check_criteria, failures, settled
+from ._damage import LAYERS
+from ._engine import Work
+from ._faults import Faults, effects_of
+from ._graph import Graph, capture, golden_values, run_node
+from ._result import Measured, Vulnerability
+from ._vulnerability import drawn_faults
+
+
+def neuron_vulnerability(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor | None = None,
+    *,
+    layers: Sequence[str] | None = None,
+    kinds: Sequence[str] = ("flip",),
+    format: str = "fp32",
+    criteria: Sequence[str] | None = None,
+    limits: Limits | None = None,
+    trials: int | None = None,
+    seed: int = 0,
+    batch_size: int = 250,
+    report: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005
+) -> Vulnerability:
+    """Count how many inferences fail under faults of neurons: elements of what a layer gives, before what follows it.
+
+    In every inference the same element of the layer's result is read wrong, by all that read it. The model is computed
+    again from the layer on: there is no faster way here.
+
+    Args:
+        model: as of `vulnerability`, and so are the arguments that are not here.
+        inputs: what it takes, examples first.
+        labels: of each inference, for the criteria that need them.
+        layers: names of modules, such as convolutions; None: all layers.
+        kinds: of `KINDS`.
+        format: floating point, in which the element is stored for that moment: it alone is rounded to it.
+        criteria: of `CRITERIA`.
+        limits: of the criteria that have one.
+        trials: how many faults to draw from all, without repeating any; None: all of them.
+        seed: of the draw.
+        batch_size: examples that run together.
+        report: told how many pairs of a fault and an example are done, and of how many.
+
+    Returns:
+        What `vulnerability` returns, with layers in the place of parameters; a channel is the first dimension of one
+        example's result.
+
+    Raises:
+        InvalidInput: for names that are not there, values that cannot be, or a model that cannot be captured.
+    """
+    if trials is not None and trials < 1:
+        raise InvalidInput(f"trials={trials} must be at least 1; leave it out for all faults")
+    asked = format_named(format)
+    if not asked.is_float:
+        raise InvalidInput(f"format={format} of neurons must be of floating point, such as bf16: there is no scale")
+    chosen = tuple(criteria) if criteria is not None else ("top1",) + (("label",) if labels is not None else ())
+    check_criteria(chosen, labels)
+    graph = capture(copy.deepcopy(model).eval().requires_grad_(False), inputs)
+    nodes = _nodes(graph, layers)
+    effects = effects_of(kinds, asked)
+    wanted = set(nodes.values())
+    shapes: dict[str, tuple[int, ...]] = {}
+    scores: list[Tensor] = []
+    batches = [inputs[first : first + batch_size] for first in range(0, len(inputs), batch_size)]
+    for batch in batches:
+        values = golden_values(graph, batch, lambda node: node is graph.output or node in wanted)
+        shapes = shapes or {name: tuple(values[node].shape[1:]) for name, node in nodes.items()}
+        scores.append(values[graph.output].flatten(0, -2))
+    golden = golden_of(torch.cat(scores), labels)
+    limits = settled(limits, golden.scores, inputs)
+    sizes = {name: int(torch.Size(shape).numel()) for name, shape in shapes.items()}
+    faults = (
+        [Faults(parameter=name, elements=tuple(range(size)), effects=effects) for name, size in sizes.items()]
+        if trials is None
+        else drawn_faults(sizes, effects, trials, seed)
+    )
+    counted = [torch.zeros(len(chosen), len(one.elements), len(one.effects), dtype=torch.int64) for one in faults]
+    done, total, first = 0, sum(map(len, faults)) * len(inputs), 0
+    for batch in batches:
+        # What the batch gives everywhere; what follows a faulty element is computed again for each fault.
+        values = golden_values(graph, batch, lambda node: node in graph.batch)
+        many = len(values[graph.output].flatten(0, -2))
+        rows = slice(first, first + many)
+        part = type(golden)(
+            golden.scores[rows], golden.classes[rows], None if golden.labels is None else golden.labels[rows]
+        )
+        first += many
+        for one, into in zip(faults, counted, strict=True):
+            node = nodes[one.parameter]
+            after = graph.after({node})
+            for row, element in enumerate(one.elements):
+                clean = values[node].flatten(1)[:, element].double().numpy()
+                words = asked.encode(clean)
+                for column, effect in enumerate(one.effects):
+                    found = _scores(graph, node, after, values, element, _read(effect, words, asked))
+                    into[:, row, column] += failures(found, part, chosen, limits).sum(1)
+                    done += len(batch)
+            report(done, total)
+    return Vulnerability(
+        format=asked,
+        criteria=chosen,
+        inferences=len(golden.scores),
+        accuracy=None if golden.labels is None else float((golden.classes == golden.labels).double().mean()),
+        shapes=shapes,
+        effects=effects,
+        measured=tuple(Measured(faults=one, failures=count) for one, count in zip(faults, counted, strict=True)),
+        exhaustive=trials is None,
+        work=Work(pairs=total, whole=total, fallbacks=tuple(nodes)),
+    )
+
+
+def _read(effect: Any, words: np.ndarray, format: Format) -> Tensor:
+    read = effect.read(words, format) if isinstance(effect, BitOperation) else effect.read(words, format, key=(0,))
+    return torch.from_numpy(format.decode(read)).float()
+
+
+def _scores(
+    graph: Graph, node: Node, after: Sequence[Node], values: dict[Node, Any], element: int, read: Tensor
+) -> Tensor:
+    wrong = values[node].clone(memory_format=torch.contiguous_format)
+    wrong.view(len(wrong), -1)[:, element] = read
+    new: dict[Node, Any] = {node: wrong}
+
+    def of(one: Node) -> Any:
+        if one in new:
+            return new[one]
+        if one in graph.constants:
+            return graph.constants[one]
+        if one not in values:
+            new[one] = run_node(one, of)
+            return new[one]
+        return values[one]
+
+    for one in after:
+        new[one] = run_node(one, of)
+    scores: Tensor = new[graph.output]
+    return scores.flatten(0, -2)
+
+
+def _nodes(graph: Graph, layers: Sequence[str] | None) -> dict[str, Node]:
+    """Name the results of layers by their modules."""
+    found: dict[str, Node] = {}
+    for node in graph.nodes:
+        if node.target in LAYERS and graph.batch.get(node) == 0:
+            scopes = list(node.meta.get("nn_module_stack", {}).values())
+            name = (scopes[-1][0] if scopes else "") or node.name
+            found[name if name not in found else f"{name}.{node.name}"] = node
+    missing = [name for name in layers or () if name not in found]
+    if missing or not found:
+        raise InvalidInput(f"layer {missing[0] if missing else None!r} is not there; choose from {', '.join(found)}")
+    return {name: found[name] for name in layers} if layers is not None else found
