@@ -98,6 +98,9 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Run directory; default: a name under runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue what the run directory holds.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Runs at once; default: one a processor.")] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write scalars into the folder's tensorboard too; needs the extra.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """Train with a fault and without, and judge what the fault did.
@@ -148,7 +151,9 @@ def train(
         }
         defaults = {"grad_weight": None, "image_mode": None, "golden_seeds": 5, "swizzles": ("step",)}
         out = Path("runs") / _folder_name(names, vars(recipe) | given, vars(usual) | defaults)
-    result = run_experiment(experiment, out, resume=resume, data_folder=data_folder, workers=workers, quiet=quiet)
+    result = run_experiment(
+        experiment, out, resume=resume, data_folder=data_folder, workers=workers, tensorboard=tensorboard, quiet=quiet
+    )
     _print_table(outcome_table(result))
     png, html = write_chart(curves_chart(result), out / "curves")
     print(f"figure: {png} (interactive: {html})\nrun directory: {out}")
@@ -265,6 +270,9 @@ def campaign(
     shortcuts: Annotated[bool, typer.Option(help="Share with the golden run what is the same in both.")] = True,
     data_folder: Annotated[Path | None, typer.Option(help="Where the data set is.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of specs, for editors.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write scalars into the folder's tensorboard too; needs the extra.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Try many faults of a population, each in a training of its own, and tabulate the rates of outcomes.
@@ -299,6 +307,7 @@ def campaign(
             data_folder=data_folder,
             shortcuts=shortcuts,
             retry_failed=retry_failed,
+            tensorboard=tensorboard,
             quiet=quiet,
         )
     except KeyboardInterrupt:

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from tests.campaigns.made_up import Here, results
 
 from miscompute import InvalidInput
 from miscompute.campaigns import (
+    FAILED,
     CampaignResult,
     Job,
     Store,
@@ -194,6 +195,27 @@ def test_what_was_never_seen_has_a_row_with_its_limit(patched: None, tmp_path: P
     assert headings == ["optimizer", "trials", "crash", "silent corruption", "not activated", "masked"]
     with pytest.raises(InvalidInput, match="the plan's first trial has none"):
         _ = CampaignResult(campaign=wanted, outcomes={}, store=tmp_path).rates
+
+
+def test_rates_are_written_as_trials_end(tmp_path: Path) -> None:
+    written: dict[int, Mapping[str, float]] = {}
+    with (
+        Store(tmp_path / "store.sqlite", axes=("bit",)) as store,
+        module._Watch(store, quiet=True, write=written.__setitem__) as watch,
+    ):
+        watch.begin("trials", 4)
+        for outcome in ("masked", "late INF/NaN", FAILED, "masked"):
+            watch.advance(outcome)
+    assert list(written) == [1, 2, 3, 4]
+    last = {name: round(value, 4) for name, value in written[4].items() if name.endswith(("rate", "high"))}
+    assert {name: value for name, value in last.items() if name.endswith("rate")} == {
+        "crash/rate": 0.3333,
+        "silent corruption/rate": 0.0,
+        "nothing/rate": 0.6667,
+        "masked/rate": 0.6667,
+        "late INF/NaN/rate": 0.3333,
+    }
+    assert last["silent corruption/high"] == 0.7076  # none of three: 1 - 0.025 ** (1 / 3)
 
 
 def test_what_is_no_toml_is_said(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .._invalid import InvalidInput
 from ..analysis import Estimate, rate
-from ..experiment import GoldenRun, Run, environment, execute, record_golden, run_trial, usable
+from ..experiment import GoldenRun, Run, Write, environment, execute, record_golden, run_trial, scalars, usable
 from ..fault import Extent, FaultSpace
 from ..hardware import Array, array_named
 from ..injection import trace
@@ -45,6 +45,7 @@ from ._store import Label, Record, Store
 _LEAST_TIMEOUT_SECONDS = 120.0
 _TIMEOUT_FACTOR = 30  # times what the slowest golden run took
 _TRIAL = "trial"
+_MOST_SCALARS = 500  # of a name, of one batch of trials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +198,7 @@ def campaign(
     data_folder: Path | None = None,
     shortcuts: bool = True,
     retry_failed: bool = False,
+    tensorboard: bool = False,
     quiet: bool = False,
 ) -> CampaignResult:
     """Carry a campaign out, or go on with what its folder holds.
@@ -215,6 +217,7 @@ def campaign(
         data_folder: where the data set is, if not in the usual places.
         shortcuts: whether trials share what they can with the golden run; the results are the same without.
         retry_failed: try again what is in the store as failed.
+        tensorboard: write the rates of outcomes over the trials done as scalars too, into the folder's ``tensorboard``.
         quiet: no progress.
 
     Raises:
@@ -229,7 +232,12 @@ def campaign(
     with _alone_in(out), Store(out / "store.sqlite", axes=wanted.space.axes) as store:
         store.describe("campaign", wanted.identity)
         store.note("made", {"command": sys.argv, "environment": environment()})
-        with _Watch(store, quiet=quiet) as watch, _started(engine, workers) as started:
+        done = store.trials()
+        with (
+            scalars(out / "tensorboard" if tensorboard else None, after=done) as write,
+            _Watch(store, quiet=quiet, write=write) as watch,
+            _started(engine, workers) as started,
+        ):
             goldens, seconds = _golden(wanted, store, out, started, data_folder, watch)
             limit = timeout_seconds or max(_LEAST_TIMEOUT_SECONDS, _TIMEOUT_FACTOR * seconds)
             _trials(wanted, store, goldens, started, data_folder, watch, shortcuts, retry_failed, limit)
@@ -399,9 +407,13 @@ def _work_trial(
 
 
 class _Watch:
-    """Shows how far a campaign is: trials, time left, and the outcomes so far with the intervals of their rates."""
+    """Shows how far a campaign is: trials, time left, and the outcomes so far with the intervals of their rates.
 
-    def __init__(self, store: Store, *, quiet: bool) -> None:
+    These are of the trials that have ended, whatever the plan asked for first; the result's rates go by the plan.
+    """
+
+    def __init__(self, store: Store, *, quiet: bool, write: Write) -> None:
+        self._write = write
         console = Console(stderr=True)
         columns = (
             TextColumn("{task.description:12}"),
@@ -435,10 +447,25 @@ class _Watch:
         self._done += 1
         if outcome is not None:
             self._found[outcome] += 1
+            if self._done == self._total or self._done % max(1, self._total // _MOST_SCALARS) == 0:
+                self._write(self._found.total(), self._scalars())
         self._progress.update(self._bar, advance=1, found=self._rates())
         if self._says_lines and (time.monotonic() - self._said > 30 or self._done == self._total):
             self._said = time.monotonic()
             print(f"{self._done:,} of {self._total:,} {self._what}  {self._rates()}", file=sys.stderr, flush=True)
+
+    def _scalars(self) -> dict[str, float]:
+        """Give the rates of families and of classes seen, with their limits, as TensorBoard groups them."""
+        trials = self._found.total() - self._found[FAILED]
+        events = dict.fromkeys(FAMILIES, 0) | {name: n for name, n in self._found.items() if name in OUTCOMES}
+        for name, rule in OUTCOMES.items():
+            events[rule.family] += self._found[name]
+        rates = {name: rate(some, trials) for name, some in events.items()} if trials else {}
+        return {
+            f"{name}/{what}": value
+            for name, found in rates.items()
+            for what, value in (("rate", found.best), ("low", found.low), ("high", found.high))
+        }
 
     def _rates(self) -> str:
         trials = self._found.total()

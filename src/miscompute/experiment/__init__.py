@@ -21,6 +21,9 @@ from ._fleet_experiment import train_fleet as train_fleet
 from ._recorded import Recorded as Recorded
 from ._recorded import recorded as recorded
 from ._run import Run as Run
+from ._scalars import Write as Write
+from ._scalars import check_tensorboard as check_tensorboard
+from ._scalars import scalars as scalars
 from ._trial import GoldenRun as GoldenRun
 from ._trial import record_golden as record_golden
 from ._trial import run_trial as run_trial

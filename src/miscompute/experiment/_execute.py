@@ -16,6 +16,7 @@ from ..outcome import Trajectory, trajectory_of
 from ..tasks import DataSet, Training
 from ._course import Course
 from ._run import Run
+from ._scalars import scalars
 
 
 def execute(
@@ -25,6 +26,7 @@ def execute(
     *,
     report: Callable[[int], None] = lambda step: None,  # noqa: ARG005
     stop: Callable[[], bool] = lambda: False,
+    tensorboard: Path | None = None,
 ) -> Trajectory:
     """Carry a run out, or continue it from the checkpoint in its folder, bit for bit.
 
@@ -36,23 +38,38 @@ def execute(
         folder: where ``checkpoint.pt`` and ``trajectory.json`` are kept; made if it is not there.
         report: told of each completed step.
         stop: asked after each step whether to stop for now.
+        tensorboard: where each evaluation is written as scalars too; None: nowhere.
 
     Raises:
-        InvalidInput: if the folder holds another run's checkpoint, or a damaged one.
+        InvalidInput: if the folder holds another run's checkpoint, or a damaged one; if TensorBoard is not installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     course = Course(run, Training(run.recipe, data))
     load_course(course, folder / "checkpoint.pt")
-    with course.on_machine():
+    with scalars(tensorboard, after=course.training.step) as write, course.on_machine():
         while not course.is_over:
             report(course.training.step)
             if stop():
                 break
             if course.advance():
+                write(course.training.step, _values(course))
                 _save(course, folder)
         _save(course, folder)
     report(course.training.step if course.crash is None else run.recipe.steps)
     return course.trajectory()
+
+
+def _values(course: Course) -> dict[str, float]:
+    """Name what the last evaluation found as TensorBoard groups it."""
+    point = course.points[-1]
+    values = {
+        "training/loss": point.train_loss,
+        "training/accuracy": point.train_accuracy,
+        "validation/healthy machine": point.healthy_accuracy,
+    }
+    if course.run.fault is None:
+        return values
+    return {**values, "validation/faulty machine": point.faulty_accuracy, "fault/values changed": course.changed}
 
 
 def _save(course: Course, folder: Path) -> None:

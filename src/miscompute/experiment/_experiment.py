@@ -31,6 +31,7 @@ from ..outcome import CONFIDENCE, METRICS, TAIL, Classified, Outcome, Trajectory
 from ..tasks import DATA_SETS, MODEL_FORMAT, DataSet, Recipe, build_model, check_fits, load_data, states_kept
 from ._execute import execute, replacing
 from ._run import Run
+from ._scalars import check_tensorboard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +139,7 @@ def train(
     resume: bool = False,
     data_folder: Path | None = None,
     workers: int | None = None,
+    tensorboard: bool = False,
     quiet: bool = False,
 ) -> Result:
     """Carry an experiment out and judge it.
@@ -153,6 +155,7 @@ def train(
         resume: continue what is in the directory; without it, a directory with runs in it is refused.
         data_folder: where the data set is, if not in the usual places.
         workers: how many runs at once; None: one a processor.
+        tensorboard: write each evaluation as scalars too, into the directory's ``tensorboard``, a folder a run.
         quiet: no progress bars, and where there is no terminal to draw them on, no line for each run that ends.
 
     Raises:
@@ -162,6 +165,8 @@ def train(
     """
     if workers is not None and workers < 1:
         raise InvalidInput(f"workers={workers} must be at least 1")
+    if tensorboard:
+        check_tensorboard()
     if experiment.recipe.data in DATA_SETS:  # else `load_data` says that it is not
         experiment.check_names()
     _check_directory(experiment, out, resume=resume)
@@ -169,7 +174,9 @@ def train(
     check_fits(experiment.recipe, load_data(experiment.recipe.data, folder=data_folder))
     _record(experiment, out)
     runs = experiment.runs()
-    trajectories = _execute_all(runs, out, data_folder, workers or os.cpu_count() or 1, quiet=quiet)
+    trajectories = _execute_all(
+        runs, out, data_folder, workers or os.cpu_count() or 1, tensorboard=tensorboard, quiet=quiet
+    )
     golden = [_fault_free(run, trajectories[run.name], out) for run in runs if run.fault is None]
     outcomes = {run.name: judge(trajectories[run.name], golden) for run in runs if run.fault is not None}
     result = Result(experiment=experiment, trajectories=trajectories, outcomes=outcomes)
@@ -265,8 +272,15 @@ def environment() -> dict[str, Any]:
 
 
 def _execute_all(
-    runs: Sequence[Run], out: Path, data_folder: Path | None, workers: int, *, quiet: bool
+    runs: Sequence[Run],
+    out: Path,
+    data_folder: Path | None,
+    workers: int,
+    *,
+    tensorboard: bool = False,
+    quiet: bool,
 ) -> dict[str, Trajectory]:
+    boards = out / "tensorboard" if tensorboard else None
     context = multiprocessing.get_context("spawn")
     messages, stop = context.Queue(), context.Event()
     columns = (
@@ -286,7 +300,9 @@ def _execute_all(
     ):
         bars = {run.name: progress.add_task(run.name, total=run.recipe.steps, start=False) for run in runs}
         with sigint_blocked():
-            waiting = {pool.submit(_work, run, out / run.name, data_folder): run for run in runs}
+            waiting = {
+                pool.submit(_work, run, out / run.name, data_folder, boards and boards / run.name): run for run in runs
+            }
         try:
             return _collect(waiting, messages, progress, bars, says_ends=not quiet and not console.is_terminal)
         except KeyboardInterrupt:
@@ -354,7 +370,7 @@ def _start_worker(messages: Any, stop: Any) -> None:
 _data = cache(load_data)  # a worker carries out several runs
 
 
-def _work(run: Run, folder: Path, data_folder: Path | None) -> Trajectory:
+def _work(run: Run, folder: Path, data_folder: Path | None, tensorboard: Path | None) -> Trajectory:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the parent has loaded it too, and said what there is to say
         data: DataSet = _data(run.recipe.data, folder=data_folder)
@@ -364,4 +380,4 @@ def _work(run: Run, folder: Path, data_folder: Path | None) -> Trajectory:
         if step % every == 0 or step == run.recipe.steps:
             _messages.put((run.name, step))
 
-    return execute(run, data, folder, report=report, stop=_stop.is_set)
+    return execute(run, data, folder, report=report, stop=_stop.is_set, tensorboard=tensorboard)
