@@ -674,7 +674,7 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
 def _print_table(table: Any) -> None:
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 140).print(table)  # in a file or a pipe, a row is a line
+    Console(width=None if sys.stdout.isatty() else 160).print(table)  # in a file or a pipe, a row is a line
 
 
 def _folder_name(names: str, settings: dict[str, Any], usual: dict[str, Any]) -> str:
