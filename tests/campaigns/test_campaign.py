@@ -3,10 +3,12 @@
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from tests.campaigns.made_up import Here, results
 
 from miscompute import InvalidInput
@@ -216,6 +218,27 @@ def test_rates_are_written_as_trials_end(tmp_path: Path) -> None:
         "late INF/NaN/rate": 0.3333,
     }
     assert last["silent corruption/high"] == 0.7076  # none of three: 1 - 0.025 ** (1 / 3)
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_progress_shows_bar_time_left_and_rates_on_any_terminal(
+    width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = StringIO()
+    terminal = Console(file=shown, force_terminal=True, width=width, color_system=None)
+    monkeypatch.setattr(module, "Console", lambda **_: terminal)
+    with (
+        Store(tmp_path / "store.sqlite", axes=("bit",)) as store,
+        module._Watch(store, quiet=False, write=lambda *_: None) as watch,
+    ):
+        watch.begin("trials", 40)
+        for outcome in ["masked"] * 8 + ["adapted", FAILED]:
+            watch.advance(outcome)
+    text = " ".join(shown.getvalue().split())
+    assert "10/40" in text
+    assert "left" in text
+    assert "crash 0.0 % (0.0..33.6), silent corruption 11.1 % (0.3..48.2), nothing 88.9 % (51.8..99.7); " in text
+    assert "adapted 11.1 % (0.3..48.2), masked 88.9 % (51.8..99.7); 1 failed" in text
 
 
 def test_what_is_no_toml_is_said(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from .._invalid import InvalidInput
 from ..analysis import Estimate, rate
@@ -420,9 +421,9 @@ class _Watch:
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("left  {task.fields[found]}"),
+            TextColumn("left"),
         )
-        self._progress = Progress(*columns, console=console, disable=quiet or not console.is_terminal)
+        self._progress = _Bars(*columns, console=console, disable=quiet or not console.is_terminal)
         self._says_lines = not quiet and not console.is_terminal
         self._found: Counter[str] = Counter(store.outcomes().values())
         self._bar: Any = None
@@ -440,7 +441,8 @@ class _Watch:
     def begin(self, what: str, total: int, *, done: int = 0) -> None:
         if self._bar is not None:
             self._progress.remove_task(self._bar)
-        self._bar = self._progress.add_task(what, total=total, completed=done, found=self._rates())
+        self._progress.under = self._rates()
+        self._bar = self._progress.add_task(what, total=total, completed=done)
         self._what, self._total, self._done = what, total, done
 
     def advance(self, outcome: str | None = None) -> None:
@@ -449,28 +451,45 @@ class _Watch:
             self._found[outcome] += 1
             if self._done == self._total or self._done % max(1, self._total // _MOST_SCALARS) == 0:
                 self._write(self._found.total(), self._scalars())
-        self._progress.update(self._bar, advance=1, found=self._rates())
+        if not self._progress.disable:
+            self._progress.under = self._rates()
+        self._progress.update(self._bar, advance=1)
         if self._says_lines and (time.monotonic() - self._said > 30 or self._done == self._total):
             self._said = time.monotonic()
             print(f"{self._done:,} of {self._total:,} {self._what}  {self._rates()}", file=sys.stderr, flush=True)
 
     def _scalars(self) -> dict[str, float]:
         """Give the rates of families and of classes seen, with their limits, as TensorBoard groups them."""
-        trials = self._found.total() - self._found[FAILED]
-        events = dict.fromkeys(FAMILIES, 0) | {name: n for name, n in self._found.items() if name in OUTCOMES}
-        for name, rule in OUTCOMES.items():
-            events[rule.family] += self._found[name]
-        rates = {name: rate(some, trials) for name, some in events.items()} if trials else {}
+        rates = self._estimates()
         return {
             f"{name}/{what}": value
             for name, found in rates.items()
             for what, value in (("rate", found.best), ("low", found.low), ("high", found.high))
         }
 
+    def _estimates(self) -> dict[str, Estimate]:
+        trials = self._found.total() - self._found[FAILED]
+        events = dict.fromkeys(FAMILIES, 0) | {name: self._found[name] for name in OUTCOMES if self._found[name]}
+        for name, rule in OUTCOMES.items():
+            events[rule.family] += self._found[name]
+        return {name: rate(some, trials) for name, some in events.items()} if trials else {}
+
     def _rates(self) -> str:
-        trials = self._found.total()
-        shown = []
-        for outcome, events in self._found.most_common(4):
-            found = rate(events, trials)
-            shown.append(f"{outcome} {100 * found.best:.1f} % ({100 * found.low:.1f}..{100 * found.high:.1f})")
-        return ", ".join(shown)
+        """Say the rates of families, seen or not, and after them those of the classes seen."""
+        said = [
+            f"{name} {100 * found.best:.1f} % ({100 * found.low:.1f}..{100 * found.high:.1f})"
+            for name, found in self._estimates().items()
+        ]
+        failed = f"{self._found[FAILED]:,} failed" if self._found[FAILED] else ""
+        return "; ".join(filter(None, [", ".join(said[: len(FAMILIES)]), ", ".join(said[len(FAMILIES) :]), failed]))
+
+
+class _Bars(Progress):
+    """Bars, and a text under them that may be longer than a line."""
+
+    under = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        if self.under:
+            yield Text(self.under)
