@@ -230,6 +230,11 @@ class Store:
             rows = self._db.execute("SELECT key, trajectory FROM golden ORDER BY key").fetchall()
             return {key: trajectory_of(json.loads(text)) for key, text in rows}
 
+    def golden_runs(self) -> dict[str, Any]:
+        """Give what decided the fault-free runs (`Run.identity`), by key."""
+        with self._explained():
+            return {key: json.loads(text) for key, text in self._db.execute("SELECT key, run FROM golden ORDER BY key")}
+
     def add(self, records: Iterable[Record]) -> None:
         """Add trials, all or none. A trial that is there already must have the same result; a failed one is replaced.
 

@@ -6,7 +6,7 @@ import math
 import shlex
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -17,9 +17,10 @@ import vl_convert
 
 from .._invalid import InvalidInput
 from ..analysis import Estimate
-from ..campaigns import FAILED, CampaignResult, Record, Setting, Store, campaign_of, key_of, result_of, words_of
+from ..campaigns import FAILED, CampaignResult, Record, Setting, Store, campaign_of, result_of, words_of
 from ..experiment import Recorded, environment, recorded, usable
 from ..outcome import CONFIDENCE, FAMILIES, METRICS, OUTCOMES, TAIL, TRAINING_METRIC, Trajectory, end_of
+from ..tasks import Recipe
 from ._campaign import in_families, percent
 from ._curves import SERIES, recorded_chart, trial_chart, write_png
 from ._rates import family_of, rates_by_chart, rates_chart
@@ -157,9 +158,8 @@ def _of_campaign(folder: Path, spec: Path) -> tuple[_Page, dict[str, _Chart]]:
         campaign = campaign_of(words)
         result = result_of(campaign, store)
         records = list(store.records())
-        golden = store.golden()
+        golden, golden_runs = store.golden(), store.golden_runs()
     seeds = campaign.spec.golden_seeds
-    of_setting = [{run.name: key_of(run) for run in setting.golden(seeds)} for setting in campaign.settings]
     try:
         outcomes: _Table | None = _outcomes(result)
         chart: _Chart | None = rates_chart(result).to_dict()
@@ -186,7 +186,10 @@ def _of_campaign(folder: Path, spec: Path) -> tuple[_Page, dict[str, _Chart]]:
         filters=["family", "outcome", *several],
         names=[str(record.place) for record in records],
         curves=[record.trajectory for record in records],
-        golden=[{name: golden[key] for name, key in keys.items() if key in golden} for keys in of_setting],
+        golden=[
+            {run.name: golden[key] for run in setting.golden(seeds) for key in _keys_of(run.recipe, golden_runs)}
+            for setting in campaign.settings
+        ],
         settings=settings,
         replay=f"miscompute store replay {shlex.quote(str(folder))} ",
         commands={
@@ -263,6 +266,16 @@ def _of_run(folder: Path) -> tuple[_Page, dict[str, _Chart]]:
         },
     )
     return page, {"curves": recorded_chart(held).to_dict()} if set(seen) - set(held.golden) else {}
+
+
+def _keys_of(recipe: Recipe, runs: Mapping[str, Any]) -> list[str]:
+    """Find the golden run of a recipe by its words: its key would tell software that made the store from this one."""
+    words = asdict(recipe)
+    return [
+        key
+        for key, run in runs.items()
+        if all(run["recipe"].get(name, value) == value for name, value in words.items())
+    ][:1]
 
 
 def _status(result: CampaignResult) -> list[str]:
