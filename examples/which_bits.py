@@ -17,8 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from miscompute import InvalidInput
+from miscompute.analysis import compare_rates, rate
 from miscompute.campaigns import Record, Store
 from miscompute.outcome import end_of, prediction_limit
+from miscompute.report import write_png
 
 _COLORS = {"nothing": "#e8edf2", "silent corruption": "#e07b39", "crash": "#444444", "failed": "#ffffff"}
 
@@ -28,7 +30,7 @@ def read(folder: Path) -> tuple[str, list[Record], float, float]:
     with Store(folder / "store.sqlite", read_only=True) as store:
         golden = list(store.golden().values())
         records = list(store.records())
-        optimizer = store.about("campaign")["task"]["optimizer"]
+        (optimizer,) = store.about("campaign")["task"]["optimizer"]
     ends = [end_of(run, "healthy_accuracy") for run in golden]
     return optimizer, records, sum(ends) / len(ends), prediction_limit(ends, labels=golden[0].validation_images)
 
@@ -74,6 +76,34 @@ def _bits(records: Iterable[Record]) -> str:
     return ", ".join(f"{part[0]}..{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
 
 
+def comparison_table(rows: dict[str, list[Record]]) -> Table:
+    """Compare how often training suffers, silently or by a crash, between halves of all trainings."""
+    table = Table(title="part of the trainings that suffer, %, as if bits were drawn at random (95 % interval)")
+    for heading in ("first", "second", "first", "second", "difference", "resolved"):
+        table.add_column(
+            heading, justify="left" if heading in ("first", "second") and len(table.columns) < 2 else "right"
+        )
+    parts = [part for name in rows for part in name.split(", ")]
+    for first, second in (("stuck at 1", "stuck at 0"), ("nvdla-small", "nvdla-large"), ("adam", "sgd")):
+        if not {first, second} <= set(parts):
+            continue
+        found = []
+        for part in (first, second):
+            trials = [record for name, records in rows.items() if part in name.split(", ") for record in records]
+            suffer = sum(record.family in ("silent corruption", "crash") for record in trials)
+            found.append(rate(suffer, len(trials)))
+        compared = compare_rates(*found)
+        difference = compared.difference
+        table.add_row(
+            first,
+            second,
+            *(f"{100 * one.best:.1f}" for one in found),
+            f"{100 * difference.best:.1f} ({100 * difference.low:.1f}..{100 * difference.high:.1f})",
+            "yes" if compared.is_different else "no",
+        )
+    return table
+
+
 def chart(rows: dict[str, list[Record]], subtitle: str) -> alt.LayerChart:
     """Draw a cell for each training: the colour is the outcome's family, the number the healthy machine's accuracy."""
     cells: list[dict[str, Any]] = []
@@ -114,8 +144,10 @@ def main() -> None:
     """Print the tables, and write the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", help="of campaigns over bits and stuck values")
-    parser.add_argument("--out", type=Path, default=Path("which_bits.png"), help="a .png or .svg file")
+    parser.add_argument("--out", type=Path, default=Path("which_bits.png"), help="a .png file")
     given = parser.parse_args()
+    if given.out.suffix != ".png" or not given.out.parent.is_dir():
+        sys.exit(f"which_bits: --out {given.out} is no picture in a folder that is there; name a .png file")
     rows: dict[str, list[Record]] = {}
     passes = []
     console = Console(width=160)
@@ -137,9 +169,10 @@ def main() -> None:
         numbers = families["nothing"], families["silent corruption"], adapted, families["crash"]
         counts.add_row(name, str(len(records)), *map(str, numbers))
     console.print(counts)
+    console.print(comparison_table(rows))
     for line in passes:
         console.print(line)
-    chart(dict(sorted(rows.items())), "; ".join(passes)).save(given.out, scale_factor=2)
+    write_png(chart(dict(sorted(rows.items())), "; ".join(passes)).to_json(), given.out)
     console.print(given.out)
 
 

@@ -6,6 +6,7 @@ from ._campaign import record_table as record_table
 from ._curves import curves_chart as curves_chart
 from ._curves import recorded_chart as recorded_chart
 from ._curves import write_chart as write_chart
+from ._curves import write_png as write_png
 from ._damage import damage_chart as damage_chart
 from ._drawing import lowering_chart as lowering_chart
 from ._drawing import write_drawing as write_drawing
