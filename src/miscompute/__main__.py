@@ -443,6 +443,13 @@ def vulnerability(
     trials: Annotated[int, typer.Option(help="How many faults to draw.")] = 1000,
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="All faults instead.")] = False,
     images: Annotated[int | None, typer.Option(help="Of the validation data; default: all.")] = None,
+    neurons: Annotated[
+        bool, typer.Option("--neurons", help="Faults in what the layers give, not in parameters; each is run whole.")
+    ] = False,
+    bit_error_rate: Annotated[
+        float | None,
+        typer.Option(help="Every stored bit is wrong with this probability; --trials draws, each is run whole."),
+    ] = None,
     worst: Annotated[
         int, typer.Option(min=0, help="How many of the most dangerous parameters (channels, of drawn faults) to show.")
     ] = 0,
@@ -475,10 +482,11 @@ def vulnerability(
     """
     import os
 
-    from .pvf import advise, measure_task, model_fit, units_for
+    from .pvf import advise, bit_errors, measure_task, model_fit, neuron_vulnerability, task_examples, units_for
     from .report import (
         advice_chart,
         advice_table,
+        bit_errors_table,
         bits_chart,
         fit_table,
         vulnerability_table,
@@ -505,7 +513,23 @@ def vulnerability(
         }
         none = dict.fromkeys(given)
         out = Path("runs") / _folder_name(f"pvf-{model}-{data}", vars(recipe) | given, vars(usual) | none)
+    for name, is_given in (("exhaustive", exhaustive), ("protect", protect is not None), ("kind", kind is not None)):
+        if is_given and bit_error_rate is not None:
+            raise InvalidInput(f"{name} is of single faults, not of a bit error rate; leave one of them out")
+    if protect is not None and neurons:
+        raise InvalidInput("protect is of stored parameters, not of neurons; leave one of them out")
     trials_or_all = None if exhaustive else trials
+    if bit_error_rate is not None or neurons:
+        with _progress(quiet=quiet) as report:
+            examples = task_examples(
+                recipe, out, checkpoint=checkpoint, images=images, data_folder=data_folder, report=report
+            )
+            options: dict[str, Any] = {"format": number_format, "criteria": criterion, "seed": recipe.seed}
+    if bit_error_rate is not None:
+        with _progress(quiet=quiet) as report:
+            options |= {"parameters": layer, "report": partial(report, "draws")}
+            _print_table(bit_errors_table(bit_errors(*examples, rate=bit_error_rate, trials=trials, **options)))
+        return
     advice, checked = None, None
     with _progress(quiet=quiet) as report:
         measure = partial(
@@ -522,7 +546,11 @@ def vulnerability(
             data_folder=data_folder,
             workers=workers or os.cpu_count() or 1,
         )
-        result = measure(report=report)
+        if neurons:
+            options |= {"layers": layer, "kinds": tuple(kind or ("flip",)), "trials": trials_or_all}
+            result = neuron_vulnerability(*examples, **options, report=partial(report, "faults x examples"))
+        else:
+            result = measure(report=report)
         if protect is not None:
             advice = advise(result, protect / 100, by=protect_by)
             # Other faults than those that were drawn: what was chosen for these would look better than it is.

@@ -83,6 +83,17 @@ def test_the_most_dangerous_are_shown_and_drawn(run: Any, tmp_path: Path, monkey
     assert "fig-bits.html" in out.replace("\n", "")
 
 
+def test_neurons_and_bit_error_rates(run: Any, tmp_path: Path) -> None:
+    arguments = ("--width", "0.3", "--steps", "2", "--layer", "fc3", "--trials", "4", "--out", str(tmp_path))
+    status, out, err = run(*arguments, "--neurons")
+    assert (status, err) == (0, "")
+    assert "run in whole from the faulty operator on; no faster way for fc3" in out.replace("\n", " ")
+    status, out, err = run(*arguments, "--bit-error-rate", "0.01")
+    assert (status, err) == (0, "")
+    for word in ("bit error rate 0.01: 4 draws", "top1", "label", "any of 50 does"):
+        assert word in out
+
+
 def test_the_damage_of_one_word_is_drawn(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_digits: DataSet
 ) -> None:
@@ -111,6 +122,10 @@ def test_the_damage_of_one_word_is_drawn(
         (["--model", "lenet"], "model='lenet' is unknown"),
         (["--protect", "101"], "target=1.01 must be a share from 0 to 1"),
         (["--protect", "1", "--protect-by", "row"], "by='row' is unknown; choose from bit, channel"),
+        (["--bit-error-rate", "0.1", "--exhaustive"], "exhaustive is of single faults, not of a bit error rate"),
+        (["--bit-error-rate", "2"], "rate=2.0 must be above 0 and at most 1"),
+        (["--neurons", "--protect", "1"], "protect is of stored parameters, not of neurons"),
+        (["--neurons", "--layer", "conv9"], "layer 'conv9' is not there; choose from conv1"),
         (["--trials", "0"], "trials=0 must be at least 1"),
         (["--checkpoint", "none.pt"], "checkpoint='none.pt' is not there"),
     ],

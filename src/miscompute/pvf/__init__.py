@@ -34,5 +34,6 @@ from ._result import Measured as Measured
 from ._result import Row as Row
 from ._result import Vulnerability as Vulnerability
 from ._task import measure_task as measure_task
+from ._task import task_examples as task_examples
 from ._task import task_model as task_model
 from ._vulnerability import vulnerability as vulnerability

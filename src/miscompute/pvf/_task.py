@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .._invalid import InvalidInput
 from ..experiment import replacing, usable
@@ -56,19 +56,13 @@ def measure_task(
     Raises:
         InvalidInput: if the checkpoint is not there, damaged, or of another model, or there are not so many examples.
     """
-    if images is not None and images < 1:
-        raise InvalidInput(f"images={images} must be at least 1")
-    data = load_data(recipe.data, folder=data_folder)
-    held = len(data.validation_labels)
-    model = task_model(recipe, data, out, checkpoint=checkpoint, report=report)
-    if images is not None and images > held:
-        if recipe.data != "cluttered_digits":
-            raise InvalidInput(f"images={images} are more than the {held} of {data.name}; choose at most {held}")
-        data = cluttered_digits(validation_images=images)
+    model, inputs, labels = task_examples(
+        recipe, out, checkpoint=checkpoint, images=images, data_folder=data_folder, report=report
+    )
     return vulnerability(
         model,
-        data.normalised(data.validation_images[:images]),
-        data.validation_labels[:images],
+        inputs,
+        labels,
         parameters=parameters,
         kinds=kinds,
         format=format,
@@ -80,6 +74,28 @@ def measure_task(
         out=out / "counts",
         report=lambda done, total: report("faults x examples", done, total),
     )
+
+
+def task_examples(
+    recipe: Recipe,
+    out: Path,
+    *,
+    checkpoint: Path | None = None,
+    images: int | None = None,
+    data_folder: Path | None = None,
+    report: Report = lambda name, done, total: None,  # noqa: ARG005
+) -> tuple[nn.Module, Tensor, Tensor]:
+    """Give a task's model, its validation data as the model takes them, and their labels. See `measure_task`."""
+    if images is not None and images < 1:
+        raise InvalidInput(f"images={images} must be at least 1")
+    data = load_data(recipe.data, folder=data_folder)
+    held = len(data.validation_labels)
+    model = task_model(recipe, data, out, checkpoint=checkpoint, report=report)
+    if images is not None and images > held:
+        if recipe.data != "cluttered_digits":
+            raise InvalidInput(f"images={images} are more than the {held} of {data.name}; choose at most {held}")
+        data = cluttered_digits(validation_images=images)
+    return model, data.normalised(data.validation_images[:images]), data.validation_labels[:images]
 
 
 def task_model(

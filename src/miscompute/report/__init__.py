@@ -15,6 +15,7 @@ from ._rates import rates_by_chart as rates_by_chart
 from ._rates import rates_chart as rates_chart
 from ._tables import advice_table as advice_table
 from ._tables import agreement_table as agreement_table
+from ._tables import bit_errors_table as bit_errors_table
 from ._tables import composition_table as composition_table
 from ._tables import damage_table as damage_table
 from ._tables import fit_table as fit_table

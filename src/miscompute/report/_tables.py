@@ -13,7 +13,7 @@ from ..experiment import Result
 from ..fault import PERMANENT, Timing
 from ..hardware import PASSES, Array, Layer, Pass
 from ..outcome import METRICS, TRAINING_METRIC, Outcome, Verdict, end_of
-from ..pvf import Advice, Damage, FeatureMap, FitRow, Row, Vulnerability
+from ..pvf import Advice, BitErrors, Damage, FeatureMap, FitRow, Row, Vulnerability
 from ..validation import Agreement
 
 
@@ -179,6 +179,19 @@ def vulnerability_table(result: Vulnerability, criterion: str | None = None) -> 
             cells = [_percent(estimate.low, estimate.best, estimate.high) for estimate in (row.pvf, row.critical)]
             table.add_row(row.name, f"{row.faults:,}", f"{row.population:,}", *cells)
         table.add_section()
+    return table
+
+
+def bit_errors_table(result: BitErrors) -> Table:
+    """Tabulate how likely inferences fail at a rate of bit errors, in per cent with 95 % intervals."""
+    flips = f"{float(result.flips.double().mean()):,.1f} of {result.stored_bits:,} bits a draw"
+    table = Table(title=f"bit error rate {result.rate:g}: {len(result.flips):,} draws, {flips}")
+    table.add_column("criterion")
+    for heading in ("an inference fails, %", f"any of {result.inferences:,} does, %"):
+        table.add_column(heading, justify="right")
+    for name in result.criteria:
+        found = (result.pvf(name), result.critical(name))
+        table.add_row(name, *(_percent(one.low, one.best, one.high) for one in found))
     return table
 
 
