@@ -450,6 +450,9 @@ def vulnerability(
         float | None,
         typer.Option(help="Every stored bit is wrong with this probability; --trials draws, each is run whole."),
     ] = None,
+    export_to: Annotated[
+        Path | None, typer.Option("--export", help="Write every fault that was tried: to .parquet or .csv.")
+    ] = None,
     worst: Annotated[
         int, typer.Option(min=0, help="How many of the most dangerous parameters (channels, of drawn faults) to show.")
     ] = 0,
@@ -482,6 +485,7 @@ def vulnerability(
     """
     import os
 
+    from .experiment import usable
     from .pvf import advise, bit_errors, measure_task, model_fit, neuron_vulnerability, task_examples, units_for
     from .report import (
         advice_chart,
@@ -513,6 +517,8 @@ def vulnerability(
         }
         none = dict.fromkeys(given)
         out = Path("runs") / _folder_name(f"pvf-{model}-{data}", vars(recipe) | given, vars(usual) | none)
+    if export_to is not None and export_to.suffix not in (".parquet", ".csv"):
+        raise InvalidInput(f"export={str(export_to)!r} must end in .parquet or .csv")
     for name, is_given in (("exhaustive", exhaustive), ("protect", protect is not None), ("kind", kind is not None)):
         if is_given and bit_error_rate is not None:
             raise InvalidInput(f"{name} is of single faults, not of a bit error rate; leave one of them out")
@@ -558,6 +564,11 @@ def vulnerability(
             (checked,) = again.rows("model")
     for name in result.criteria:
         _print_table(vulnerability_table(result, name))
+    if export_to is not None:
+        with usable(export_to.parent):
+            frame = result.frame()
+            frame.write_parquet(export_to) if export_to.suffix == ".parquet" else frame.write_csv(export_to)
+        print(f"{len(frame):,} faults: {export_to}")
     by = "element" if result.exhaustive else "channel"
     if worst:
         _print_table(worst_table(result, worst, by))

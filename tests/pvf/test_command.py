@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import polars
 import pytest
 
 import miscompute.__main__ as command_line
@@ -34,6 +35,11 @@ def test_tables_by_layer_and_field(run: Any, tmp_path: Path) -> None:
         assert word in out
     assert str(tmp_path) in out.replace("\n", "")
     assert run(*arguments)[1] == out
+    for kind in ("csv", "parquet"):
+        status, out, _ = run(*arguments, "--export", str(tmp_path / f"faults.{kind}"))
+        assert status == 0
+        assert "60 faults" in out
+    assert polars.read_csv(tmp_path / "faults.csv").equals(polars.read_parquet(tmp_path / "faults.parquet"))
 
 
 def test_exhaustive_without_a_folder_gets_one_of_its_own(
@@ -123,6 +129,7 @@ def test_the_damage_of_one_word_is_drawn(
         (["--protect", "101"], "target=1.01 must be a share from 0 to 1"),
         (["--protect", "1", "--protect-by", "row"], "by='row' is unknown; choose from bit, channel"),
         (["--bit-error-rate", "0.1", "--exhaustive"], "exhaustive is of single faults, not of a bit error rate"),
+        (["--export", "faults.xlsx"], "export='faults.xlsx' must end in .parquet or .csv"),
         (["--bit-error-rate", "2"], "rate=2.0 must be above 0 and at most 1"),
         (["--neurons", "--protect", "1"], "protect is of stored parameters, not of neurons"),
         (["--neurons", "--layer", "conv9"], "layer 'conv9' is not there; choose from conv1"),

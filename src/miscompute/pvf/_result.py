@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple, final
 
 import numpy as np
+import polars as pl
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
@@ -179,6 +180,28 @@ class Vulnerability:
                     population[label] = population.get(label, 0) + mine.size
                     tried.setdefault(label, []).append(mine[mine >= 0])
         return {label: (np.concatenate(parts), population[label]) for label, parts in tried.items()}
+
+    def frame(self) -> pl.DataFrame:
+        """Give a row for each fault that was tried: parameter, element, effect, and its failures by each criterion.
+
+        An element counts in the order of memory. ``write_parquet`` and ``write_csv`` of the frame keep it.
+        """
+        parts = []
+        for one in self.measured:
+            elements, effects = len(one.faults.elements), len(one.faults.effects)
+            counts = {name: one.failures[at].flatten().numpy() for at, name in enumerate(self.criteria)}
+            parts.append(
+                pl.DataFrame(
+                    {
+                        "parameter": [one.faults.parameter] * (elements * effects),
+                        "element": np.repeat(np.array(one.faults.elements), effects),
+                        "effect": [str(effect) for effect in one.faults.effects] * elements,
+                        "inferences": [self.inferences] * (elements * effects),
+                        **counts,
+                    }
+                )
+            )
+        return pl.concat(parts)
 
     def _row(self, name: str, failures: np.ndarray, population: int, confidence: float) -> Row:
         total, faults = int(failures.sum()), len(failures)
