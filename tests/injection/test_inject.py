@@ -800,14 +800,13 @@ def test_trace_leaves_the_model_as_it_was(model: Net) -> None:
     assert mc.lower(FAULT, ARRAY, layers)
 
 
-@pytest.mark.parametrize(
-    "site", ["weight[1,0]", "activation[1,1]", "valid[0,1]", "product[1,0]", "accumulator[1]", "output[0]"]
-)
+@pytest.mark.usefixtures("unchecked")  # of types, which costs more than the computation
+@pytest.mark.parametrize("site", ["weight[1,0]", "activation[1,1]", "product[1,0]", "output[0]"])
 def test_a_burst_of_cycles_that_never_ends_is_a_permanent_fault(site: str) -> None:
     """With int8 operands, where sums do not depend on their order; and one that ends is less."""
-    fault = f"{site} bit 0 {'stuck-at 0' if site.startswith('valid') else 'flip'}"
+    fault = f"{site} bit 0 flip"
     array = mc.nvdla(rows=2, cols=2, format="int8")
-    first, last = nn.Conv2d(3, 4, 2, bias=False), nn.Linear(16, 3, bias=False)
+    first, last = nn.Conv2d(3, 3, 2, bias=False), nn.Linear(12, 3, bias=False)
     model = nn.Sequential(first, nn.Flatten(), last)
     with torch.no_grad():
         for number, parameter in enumerate(model.parameters()):
