@@ -88,7 +88,8 @@ class Training:
         self.model.train()
         self.optimizer.zero_grad()
         with torch.random.fork_rng():
-            torch.manual_seed(generator(self.recipe.seed, _MODEL, self.step).initial_seed())
+            # `torch.manual_seed` prepares other devices as well, which takes as long as the update of a small model.
+            torch.default_generator.manual_seed(generator(self.recipe.seed, _MODEL, self.step).initial_seed())
             return backpropagate(self.model, examples, labels)
 
     def update(self) -> None:
