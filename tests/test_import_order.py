@@ -25,6 +25,7 @@ ORDER = (
     "campaigns",
     "pvf",
     "report",
+    "commands",
 )
 ALLOWED = {package: frozenset(ORDER[:place]) for place, package in enumerate(ORDER)}
 # The slow arrays judge what is lowered and injected, so they must not lean on it.
