@@ -19,10 +19,11 @@ from .._invalid import InvalidInput
 from ..formats import Format
 from ._bounds import Bounds, bounds_of
 from ._brute import golden_of, scores_of
+from ._chain import Chain, Chained, Held, chain_of
 from ._criteria import CRITERIA, Golden, Limits, failures
 from ._faults import Faults
 from ._graph import arguments, capture, golden_values, run_node
-from ._rules import RULES, Context, Part
+from ._rules import RULES, Context, Part, pooled
 from ._seeds import Seed, seed_of
 
 aten = torch.ops.aten
@@ -32,9 +33,7 @@ _SAFETY = 8.0
 """How many times the largest rounding error found in the golden scores is allowed for in faulty ones."""
 
 _HUGE = 2.0**90  # beyond, a sum might overflow on its way
-_DOWN = 2.0**-64  # by which huge values are scaled to be computed safely
 _MOST = torch.finfo(torch.float32).max
-_NEAR = 1e-4  # relative: this near to the largest number, whether a sum overflows depends on rounding
 
 
 @final
@@ -75,8 +74,6 @@ class _Tail(NamedTuple):
     nodes: tuple[Node, ...]
     cuts: tuple[Node | None, ...]
     frees: tuple[tuple[Node, ...], ...]
-    scales: bool
-    """Whether values may be scaled down all the way, so that sums that may overflow can be looked at."""
 
 
 class _Outcome(NamedTuple):
@@ -85,8 +82,7 @@ class _Outcome(NamedTuple):
     reach: Tensor
     failed: Tensor | None
     alive: Tensor
-    near: Tensor
-    huge: Tensor
+    unsure: Tensor
 
 
 @final
@@ -124,6 +120,7 @@ class Engine:
         self.graph = capture(model, inputs)
         self.certifies = all(CRITERIA[name].by_class for name in criteria)
         self._tails: dict[Node, _Tail] = {}
+        self._chains: dict[Node, Chain | None] = {}
         self._block: _Block | None = None
         self._check()
         shapes, self.allowed = self._calibrate()
@@ -195,8 +192,15 @@ class Engine:
                             live.discard(before)
                 live.add(one)
                 frees.append(tuple(gone))
-            self._tails[node] = _Tail(nodes, tuple(cuts), tuple(frees), all(one.target in _SCALING for one in nodes))
+            self._tails[node] = _Tail(nodes, tuple(cuts), tuple(frees))
         return self._tails[node]
+
+    def chain(self, node: Node) -> Chain | None:
+        """Give what follows a node as a straight chain, if it is one and classes alone decide."""
+        if node not in self._chains:
+            found = chain_of(self.graph, node, self.shapes, self.bounds) if self.certifies else None
+            self._chains[node] = found
+        return self._chains[node]
 
 
 class _Block:
@@ -230,6 +234,8 @@ class _Block:
         self.magnitudes: dict[Node, Tensor] = {}
         self._margins()
         self._seed_key: Any = None
+        self.chained: dict[Node, Chained] = {}
+        self.columns: dict[Node, Tensor] = {}
 
     def _margins(self) -> None:
         """How far each other class is behind the golden one, less what rounding may do to both."""
@@ -272,12 +278,15 @@ class _Block:
         nodes = graph.parameters[faults.parameter]
         users = graph.users(faults.parameter)
         total = Work()
+        user = users[0] if len(users) == 1 and users[0] in graph.batch else None
+        chain = None if user is None else engine.chain(user)
         for row, element in enumerate(faults.elements):
             values = read[row]
             seed = None
-            if len(users) == 1 and users[0] in graph.batch:
-                read_node = next(node for node in nodes if node in users[0].all_input_nodes)
-                seed = seed_of(users[0], read_node, element, self.values.__getitem__, self.constant)
+            if user is not None:
+                read_node = next(node for node in nodes if node in user.all_input_nodes)
+                golden = self.values.__getitem__ if chain is None else lambda one: self._columns(user, one)
+                seed = seed_of(user, read_node, element, golden, self.constant)
             same = values == stored[row]
             # Equal words are one fault.
             distinct, which = torch.unique(values[~same].view(torch.int32), return_inverse=True)
@@ -285,15 +294,82 @@ class _Block:
             counts = torch.zeros(len(engine.criteria), len(words), dtype=torch.int64)
             work = Work(pairs=self.n * len(values), unchanged=self.n * int(same.sum()))
             if len(words):
-                per_word = torch.bincount(which, minlength=len(words)) * self.n
-                if seed is None or self._unpaired(users[0]):
+                each = torch.bincount(which, minlength=len(words))
+                if user is None or seed is None or self._unpaired(user):
                     work += self._whole(faults.parameter, element, words, counts)
-                    work = replace(work, whole=int(per_word.sum()), fallbacks=(faults.parameter,))
+                    work = replace(work, whole=int(each.sum()) * self.n, fallbacks=(faults.parameter,))
+                elif chain is not None and seed.dim == 1:
+                    work += self._linked(faults.parameter, element, user, seed, words, float(stored[row]), each, counts)
                 else:
-                    work += self._element(faults.parameter, element, users[0], seed, words, float(stored[row]), counts)
+                    work += self._element(faults.parameter, element, user, seed, words, float(stored[row]), counts)
                 into[:, row, ~same] += counts[:, which]
             total += work
         return total
+
+    def _linked(
+        self,
+        name: str,
+        element: int,
+        node: Node,
+        seed: Seed,
+        words: Tensor,
+        stored: float,
+        each: Tensor,
+        counts: Tensor,
+    ) -> Work:
+        """Count the failures of all words of an element that a chain follows; ``each``: how often a word is meant."""
+        changes = words.double() - stored
+        finite = changes.isfinite() & (changes.abs() < _MOST)
+        columns = finite.nonzero().flatten()
+        different, which = torch.unique(changes[columns].float(), return_inverse=True)
+        computed = torch.zeros(len(words), dtype=torch.int64)
+        repeated = torch.where(finite, 0, self.n)
+        redo = [(column, torch.arange(self.n)) for column in (~finite).nonzero().flatten().tolist()]
+        if len(different):
+            tally = self._chained(node).count(node, seed.channel, seed.factor, different, stored)
+            counts[:, columns] = tally.failed[:, which]
+            computed[columns] = tally.computed[which]
+            again = [[places for one, places in tally.redo if one == word] for word in range(len(different))]
+            for column, word in zip(columns.tolist(), which.tolist(), strict=True):
+                if again[word]:
+                    redo.append((column, torch.cat(again[word])))
+                    repeated[column] += len(redo[-1][1])
+        batches = self._redo(name, element, words, redo, counts).batches
+        certified = int(((self.n - computed - repeated) * each).sum())
+        return Work(
+            certified=certified,
+            computed=int((computed * each).sum()),
+            repeated=int((repeated * each).sum()),
+            batches=batches,
+        )
+
+    def _chained(self, node: Node) -> Chained:
+        if node not in self.chained:
+            engine, golden = self.engine, self.golden
+            chain = engine.chain(node)
+            assert chain is not None
+            right = golden.classes >= 0 if golden.labels is None else golden.classes == golden.labels
+            held = Held(
+                self.values.__getitem__,
+                self.magnitude,
+                golden.classes,
+                self.margins,
+                right,
+                self.order,
+                self.place,
+                engine.allowed,
+                engine.batch_size,
+            )
+            self.chained[node] = Chained(chain, held, engine.criteria)
+        return self.chained[node]
+
+    def _columns(self, faulty: Node, node: Node) -> Tensor:
+        """Give a golden tensor; of an operand of the faulty operator with the examples next to each other in memory."""
+        if node is faulty:
+            return self.values[node]
+        if node not in self.columns:
+            self.columns[node] = self.values[node].movedim(0, -1).contiguous().movedim(-1, 0)
+        return self.columns[node]
 
     def _unpaired(self, node: Node) -> bool:
         """Whether something that follows cannot be computed for pairs: it has no dimension for examples."""
@@ -325,7 +401,8 @@ class _Block:
             return new[node]
 
         for node in graph.after(set(nodes)):
-            new[node] = run_node(node, of)
+            is_pool = node.target is aten.max_pool2d.default  # a maximum is the same however it is found
+            new[node] = pooled(node, of(arguments(node)[0])) if is_pool else run_node(node, of)
         scores: Tensor = new[graph.output]
         return scores
 
@@ -372,16 +449,13 @@ class _Block:
             work += Work(certified=int((~undecided & meets[:, None]).sum()))
         else:
             work += Work(certified=int((~undecided).sum()))
-        later: list[tuple[Tensor, Tensor]] = []  # pairs with huge values
         step = self._pairs_at_once(node)
         for chosen in _rounds(changes):
             places, which = undecided[:, chosen].nonzero(as_tuple=True)
             for begin in range(0, len(places), step):
                 held = places[begin : begin + step]
                 word = chosen[which[begin : begin + step]]
-                work += self._pairs(node, seed, held, word, changes, columns, undecided, reach, counts, redo, later)
-        if later:
-            work += self._overflowing(node, seed, later, changes, columns, counts, redo)
+                work += self._pairs(node, seed, held, word, changes, columns, undecided, reach, counts, redo)
         return work + self._redo(name, element, words, redo, counts)
 
     def _pairs_at_once(self, node: Node) -> int:
@@ -401,25 +475,18 @@ class _Block:
         reach: Tensor,
         counts: Tensor,
         redo: list[tuple[int, Tensor]],
-        later: list[tuple[Tensor, Tensor]],
     ) -> Work:
         """Decide pairs; and with them, of the words still undecided, those near enough to theirs."""
-        part = self._seeded(node, seed, held, changes[word], 1.0)
-        found = self._carry(node, part, held, word, 1.0)
+        part = self._seeded(node, seed, held, changes[word])
+        found = self._carry(node, part, held)
         fails = torch.zeros(len(self.engine.criteria), len(held), dtype=torch.int64)
         repeat = torch.zeros(len(held), dtype=torch.bool)
-        again = repeat
         if found.failed is not None:
             fails[:, found.alive] = found.failed
-            repeat[found.alive] = found.near | found.huge
-            if self.engine.certifies and self.engine.tail(node).scales:  # those with huge values can be looked at
-                huge = found.alive[found.huge]
-                later.append((held[huge], word[huge]))
-                again = repeat.clone()
-                again[huge] = False
+            repeat[found.alive] = found.unsure
         dropped = len(held) - len(found.alive)
         work = Work(certified=dropped, computed=int((~repeat).sum()) - dropped)
-        redo += [(int(columns[column]), held[again & (word == column)]) for column in _distinct(word[again])]
+        redo += [(int(columns[column]), held[repeat & (word == column)]) for column in _distinct(word[repeat])]
         undecided[held, word] = False
         counts.index_add_(1, columns[word[~repeat]], fails[:, ~repeat])
         if not self.is_rows and bool(undecided.any()):
@@ -428,34 +495,6 @@ class _Block:
                     held, word, found.reach.where(~repeat, torch.nan), fails, changes, columns, undecided, reach, counts
                 )
             )
-        return work
-
-    def _overflowing(
-        self,
-        node: Node,
-        seed: Seed,
-        pairs: list[tuple[Tensor, Tensor]],
-        changes: Tensor,
-        columns: Tensor,
-        counts: Tensor,
-        redo: list[tuple[int, Tensor]],
-    ) -> Work:
-        """Decide pairs with values so large that sums may overflow, batch by batch, scaled down."""
-        held, word = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-        order = torch.argsort(word * self.n + self.order[held])
-        held, word = held[order], word[order]
-        work = Work()
-        step = self._pairs_at_once(node)
-        for begin in range(0, len(held), step):
-            mine, words = held[begin : begin + step], word[begin : begin + step]
-            part = self._seeded(node, seed, mine, changes[words], _DOWN)
-            found = self._carry(node, part, mine, words, _DOWN)
-            assert found.failed is not None
-            counts.index_add_(1, columns[words[~found.near]], found.failed[:, ~found.near])
-            redo += [
-                (int(columns[column]), mine[found.near & (words == column)]) for column in _distinct(words[found.near])
-            ]
-            work += Work(computed=int((~found.near).sum()))
         return work
 
     def _shared(
@@ -494,12 +533,10 @@ class _Block:
             work += Work(repeated=len(places))
         return work
 
-    def _seeded(self, node: Node, seed: Seed, held: Tensor, change: Tensor, scale: float) -> Part:
+    def _seeded(self, node: Node, seed: Seed, held: Tensor, change: Tensor) -> Part:
         index = torch.tensor([seed.channel])
         golden = self.values[node].select(seed.dim, seed.channel).unsqueeze(seed.dim).index_select(0, held)
         sizes = (-1, *[1] * (golden.dim() - 1))
-        if scale != 1:
-            golden, change = golden * scale, change * scale
         if seed.factor is None:
             return Part(seed.dim, index, golden + change.view(sizes))
         return Part(seed.dim, index, torch.addcmul(golden, seed.factor.index_select(0, held), change.view(sizes)))
@@ -517,41 +554,7 @@ class _Block:
         else:
             moved = seed.factor.abs()
         part: Part = Part(seed.dim, torch.tensor([seed.channel]), moved)
-        everyone = torch.arange(self.n)
-        reach = self._reach(node, part, everyone, moves=True)
-        at, part = self._through(node, part)  # pools on the way make the bound finer
-        if at is not node:
-            reach = torch.minimum(reach, self._reach(at, part, everyone, moves=True))
-        user = next(iter(at.users)) if len(at.users) == 1 else None
-        if (
-            user is not None
-            and user.target is aten.conv2d.default
-            and isinstance(part, Part)
-            and user in self.engine.bounds.absolute
-        ):
-            columns = self.constant(arguments(user)[1])[:, part.channels].abs()
-            moved = torch.conv2d(part.new, columns, None, *arguments(user)[3:])
-            after, whole = self._through(user, moved)
-            if after is not user:
-                reach = torch.minimum(reach, self._reach(after, whole, everyone, moves=True))
-        return reach * (1 + 1e-3)
-
-    def _through(self, node: Node, moved: Any) -> tuple[Node, Any]:
-        """Carry absolute changes through rectifiers, pools and flattening, as far as only those follow."""
-        context = self._context(torch.arange(self.n), 1.0)
-        while len(node.users) == 1:
-            user = next(iter(node.users))
-            if user.target in (aten.max_pool2d.default, aten.flatten.using_ints):
-                carried = RULES[user.target](user, {node: moved}, context)
-                if carried is NotImplemented:
-                    if user.target is not aten.flatten.using_ints:
-                        break
-                    carried = run_node(user, {node: moved}.__getitem__)
-                moved = carried
-            elif user.target is not aten.relu.default:
-                break
-            node = user
-        return node, moved
+        return self._reach(node, part, torch.arange(self.n), moves=True) * (1 + 1e-3)
 
     def _reach(self, node: Node, changed: Part | Tensor, held: Tensor, *, moves: bool = False) -> Tensor:
         """Bound what share of the golden margins a change of a node's tensor takes; NaN or infinite: unknown."""
@@ -593,28 +596,22 @@ class _Block:
         if moves:
             return (changed.new if isinstance(changed, Part) else changed).flatten(1)
         if isinstance(changed, Part):
-            return (changed.new - self._golden_part(node, changed.dim, changed.channels, held, 1.0)).flatten(1)
+            return (changed.new - self._golden_part(node, changed.dim, changed.channels, held)).flatten(1)
         return (changed - self.values[node].index_select(0, held)).flatten(1)
 
-    def _golden_part(self, node: Node, dim: int, index: Tensor, held: Tensor, scale: float) -> Tensor:
+    def _golden_part(self, node: Node, dim: int, index: Tensor, held: Tensor) -> Tensor:
         first, count = int(index[0]), len(index)  # channels are consecutive
-        found = self.values[node].narrow(dim, first, count).index_select(0, held)
-        return found if scale == 1 else found * scale
+        return self.values[node].narrow(dim, first, count).index_select(0, held)
 
-    def _context(self, held: Tensor, scale: float) -> Context:
-        def golden(node: Node) -> Tensor:
-            found = self.values[node].index_select(self.graph.batch[node], held)
-            return found if scale == 1 else found * scale
-
+    def _context(self, held: Tensor) -> Context:
         return Context(
-            golden=golden,
-            golden_part=lambda node, dim, index: self._golden_part(node, dim, index, held, scale),
+            golden=lambda node: self.values[node].index_select(self.graph.batch[node], held),
+            golden_part=lambda node, dim, index: self._golden_part(node, dim, index, held),
             constant=self.constant,
             shape=self.engine.shapes.__getitem__,
-            scale=scale,
         )
 
-    def _carry(self, seeded: Node, part: Part, held: Tensor, word: Tensor, scale: float) -> _Outcome:
+    def _carry(self, seeded: Node, part: Part, held: Tensor) -> _Outcome:
         """Carry changed channels of pairs on to the scores; drop pairs whose class is proved to stay."""
         engine, graph = self.engine, self.graph
         tail = engine.tail(seeded)
@@ -623,64 +620,51 @@ class _Block:
         reach = torch.full((pairs,), torch.nan)
         values: dict[Node, Any] = {seeded: part}
         grown = torch.zeros(pairs)
-        unsure = torch.zeros(pairs, dtype=torch.bool)
-        if scale != 1:
-            part, unsure = _cut_off(part, scale)
-            values[seeded] = part
-        context = self._context(held, scale)
-        certifies = engine.certifies and scale == 1
+        context = self._context(held)
         for node, cut, frees in zip(tail.nodes, tail.cuts, tail.frees, strict=True):
-            if certifies and cut is not None and node.target in _PRODUCTS and node is not graph.output:
+            if engine.certifies and cut is not None and node.target in _PRODUCTS and node is not graph.output:
                 taken = self._reach(cut, values[cut], held)
                 kept = ~(taken < 1)
                 if (dropped := len(kept) - int(kept.sum())) and dropped * 8 >= len(kept):
                     reach[alive[~kept]] = 1 - taken[~kept]
-                    alive, held, word, grown, unsure = alive[kept], held[kept], word[kept], grown[kept], unsure[kept]
+                    alive, held, grown = alive[kept], held[kept], grown[kept]
                     values[cut] = _selected(values[cut], kept, graph.batch[cut])
-                    context = self._context(held, scale)
+                    context = self._context(held)
                     if not len(alive):
                         break
             if node.target in _PRODUCTS:
                 for source in node.all_input_nodes:
                     if source in values:
-                        grown = torch.maximum(grown, self._growth(source, values[source], held, scale))
-            values[node] = self._next(node, values, context, held, scale)
-            if scale != 1:
-                values[node], doubtful = self._overflowed(node, values, values[node], held, word, scale)
-                unsure |= doubtful
+                        grown = torch.maximum(grown, self._growth(source, values[source], held))
+            values[node] = self._next(node, values, context, held)
             for gone in frees:
                 del values[gone]
         if not len(alive):
-            empty = torch.zeros(0, dtype=torch.bool)
-            return _Outcome(reach, None, alive, empty, empty)
-        scores = self._dense(graph.output, values[graph.output], held, scale)
+            return _Outcome(reach, None, alive, torch.zeros(0, dtype=torch.bool))
+        scores = self._dense(graph.output, values[graph.output], held)
         allowed = engine.allowed * grown.clamp_min(1.0)
         golden = self._golden_at(held)
-        near = self._near(scores, golden, allowed * scale)
-        huge = ~(grown < _HUGE) | ~scores.flatten(1).isfinite().all(1)
-        if scale == 1:
-            failed = self._judged(scores, held)
-        else:
-            near = near | unsure
-            failed = self._judged(scores / scale, held)
-        if not self.is_rows and certifies:
+        unsure = self._near(scores, golden, allowed) | ~(grown < _HUGE) | ~scores.flatten(1).isfinite().all(1)
+        if not self.is_rows and engine.certifies:
             reach[alive] = self._distance(scores, golden, held, allowed)
-        return _Outcome(reach, failed, alive, near, huge)
+        return _Outcome(reach, self._judged(scores, held), alive, unsure)
 
     def _distance(self, scores: Tensor, golden: Golden, held: Tensor, allowed: Tensor) -> Tensor:
         """How much of the golden margins may still be taken before the class changes once more, as a share."""
         behind = scores.gather(1, golden.classes[:, None]) - scores
         behind.scatter_(1, golden.classes[:, None], torch.inf)
         margins = self.margins[held]
-        stays = ((behind - allowed[:, None]) / margins).amin(1)
-        fails = ((-behind - allowed[:, None]) / margins).amax(1)
+        mine = golden.classes[:, None]
+        stays = ((behind - allowed[:, None]) / margins).scatter_(1, mine, torch.inf).amin(1)
+        fails = ((-behind - allowed[:, None]) / margins).scatter_(1, mine, -torch.inf).amax(1)
+        if "top5" in self.engine.criteria:  # another class is not yet four others
+            fails = torch.full_like(fails, -torch.inf)
         return torch.maximum(stays, fails) - 1e-3 * (1 + stays.abs())
 
-    def _growth(self, node: Node, value: Any, held: Tensor, scale: float) -> Tensor:
+    def _growth(self, node: Node, value: Any, held: Tensor) -> Tensor:
         """How many times larger a pair's tensor has become, by its largest magnitude."""
         new, dim = (value.new, 0) if isinstance(value, Part) else (value, self.graph.batch[node])
-        known = new if scale == 1 else torch.where(new.isfinite(), new, 0.0)
-        return _largest(known, dim) / scale / self.magnitude(node)[held]
+        return _largest(new, dim) / self.magnitude(node)[held]
 
     def _near(self, scores: Tensor, golden: Golden, allowed: Tensor) -> Tensor:
         """Whether rounding may decide a criterion for a pair."""
@@ -703,145 +687,36 @@ class _Block:
             found |= ~((after - before - limits.loss).abs() > 2 * margin)
         return found.view(-1, self.each).any(1)
 
-    def _dense(self, node: Node, value: Any, held: Tensor, scale: float) -> Any:
+    def _dense(self, node: Node, value: Any, held: Tensor) -> Any:
         """Give the whole tensor of pairs."""
         if not isinstance(value, Part):
             return value
         whole = self.values[node].index_select(0, held)
-        if scale != 1:
-            whole *= scale
         whole.narrow(value.dim, int(value.channels[0]), len(value.channels)).copy_(value.new)
         return whole
 
-    def _next(self, node: Node, values: dict[Node, Any], context: Context, held: Tensor, scale: float) -> Any:
+    def _next(self, node: Node, values: dict[Node, Any], context: Context, held: Tensor) -> Any:
         """Compute an operator's changed value, by its rule if it has one that applies."""
         rule = RULES.get(node.target)
         result = NotImplemented if rule is None else rule(node, values, context)
-        return self._computed(node, values, held, scale) if result is NotImplemented else result
+        return self._computed(node, values, held) if result is NotImplemented else result
 
-    def _computed(self, node: Node, values: dict[Node, Any], held: Tensor, scale: float) -> Any:
+    def _computed(self, node: Node, values: dict[Node, Any], held: Tensor) -> Any:
         """Carry an operator out in whole on the pairs."""
 
         def of(one: Node) -> Any:
             if one in values:
-                return self._dense(one, values[one], held, scale)
+                return self._dense(one, values[one], held)
             if one in self.graph.constants:
                 return self.graph.constants[one]
             if one in self.graph.batch:
-                found = self.values[one].index_select(self.graph.batch[one], held)
-                return found if scale == 1 else found * scale
+                return self.values[one].index_select(self.graph.batch[one], held)
             if one.target is aten.sym_size.int:
                 of_node, dim = arguments(one)
                 return len(held) if self.graph.batch.get(of_node) == dim else self.value(one)
             return self.value(one)
 
-        if (
-            scale != 1
-            and node.target in (aten.linear.default, aten.conv2d.default)
-            and len(arguments(node)) > 2
-            and arguments(node)[2] is not None
-        ):
-            options = [of(one) if isinstance(one, Node) else one for one in arguments(node)]
-            options[2] = options[2] * scale
-            return node.target(*options)
         return run_node(node, of)
-
-    def _overflowed(
-        self, node: Node, values: dict[Node, Any], result: Any, held: Tensor, word: Tensor, scale: float
-    ) -> tuple[Any, Tensor]:
-        """Make what overflows infinite: where any order of summing gives that, or else where the operator does.
-
-        Returns the result, and which pairs are left in doubt.
-        """
-        none = torch.zeros(len(held), dtype=torch.bool)
-        if node.target in _HOMOGENEOUS:
-            return result, none
-        source = arguments(node)[0]
-        weight = self.constant(arguments(node)[1])
-        changed = values[source]
-        if isinstance(changed, Part):
-            moved, columns = changed.new, weight.index_select(1, changed.channels)
-        else:
-            moved, columns = changed, weight
-        known = moved.isfinite()
-        magnitudes = torch.where(known, moved.abs(), 0.0)
-        if node.target is aten.linear.default:
-            sums = magnitudes @ columns.abs().t()
-            signed = torch.where(known, moved, 0.0) @ columns.t()
-        else:
-            sums = torch.conv2d(magnitudes, columns.abs(), None, *arguments(node)[3:])
-            signed = torch.conv2d(torch.where(known, moved, 0.0), columns, None, *arguments(node)[3:])
-        top, low = _MOST * scale * (1 + _NEAR), _MOST * scale * (1 - _NEAR)
-        up, down = (sums + signed) / 2, (sums - signed) / 2
-        fits = (up < low) & (down < low)
-        above = (down < low) & (signed > top)
-        below = (up < low) & (signed < -top)
-        result = torch.where(above & result.isfinite(), torch.inf, result)
-        result = torch.where(below & result.isfinite(), -torch.inf, result)
-        unsure = ~(fits | above | below).flatten(1).all(1)
-        if bool(unsure.any()) and node.target is aten.linear.default:  # to ask a convolution costs more than to repeat
-            result, unsure = self._asked(
-                node, self._dense(source, changed, held, scale), result, held, word, unsure, scale
-            )
-        return result, unsure
-
-    def _asked(
-        self, node: Node, operand: Tensor, result: Tensor, held: Tensor, word: Tensor, unsure: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor]:
-        """Ask the operator itself which sums overflow, in the order in which it sums them in the example's batch.
-
-        It is asked three times, with operands larger and smaller by more than they may be off: what all agree on holds.
-        """
-        size, left = self.engine.batch_size, unsure.clone()
-        original = self.order[held]
-        golden = self.values[arguments(node)[0]]
-        _, weight, *others = arguments(node)
-        weight, others = self.constant(weight), [self.constant(one) for one in others]
-        call: Any = node.target
-        keys = word * self.n + original // size
-        for key in _distinct(keys[unsure]):
-            mine = (unsure & (keys == key)).nonzero().flatten()
-            batch = key % self.n
-            rows = self.place[batch * size : (batch + 1) * size]
-            operands = golden.index_select(0, rows)
-            at = original[mine] - batch * size
-            answers = []
-            for factor in (1 - _NEAR, 1.0, 1 + _NEAR):
-                operands[at] = operand[mine] * (factor / scale)
-                answers.append(call(operands, weight, *others)[at])
-            same = torch.ones_like(answers[0], dtype=torch.bool)
-            for answer in (answers[0], answers[2]):
-                same &= (
-                    (answer == answers[1])
-                    | (answer.isfinite() & answers[1].isfinite())
-                    | (answer.isnan() & answers[1].isnan())
-                )
-            middle = answers[1]
-            result[mine] = torch.where(middle.isfinite(), result[mine], middle)
-            # A finite answer must be one that the scaled computation holds too.
-            same &= ~middle.isfinite() | result[mine].isfinite()
-            left[mine] = ~same.flatten(1).all(1)
-        return result, left
-
-
-def _cut_off(part: Part, scale: float) -> tuple[Part, Tensor]:
-    """Make infinite what one product made too large, values scaled down; say which pairs are too near to be sure."""
-    size = part.new.abs()
-    top, low = _MOST * scale * (1 + _NEAR), _MOST * scale * (1 - _NEAR)
-    new = torch.where(size > top, part.new * torch.inf, part.new)
-    return part._replace(new=new), ((size >= low) & (size <= top)).flatten(1).any(1)
-
-
-_HOMOGENEOUS = (
-    aten.relu.default,
-    aten.max_pool2d.default,
-    aten.flatten.using_ints,
-    aten.clone.default,
-    aten.dropout.default,
-)
-"""Operators of which neither rounding nor overflow depends on a scale by a power of two."""
-
-_SCALING = (*_HOMOGENEOUS, aten.linear.default, aten.conv2d.default)
 
 
 def _rounds(changes: Tensor) -> list[Tensor]:

@@ -34,7 +34,6 @@ class Context(NamedTuple):
     golden_part: Callable[[Node, int, Tensor], Tensor]
     constant: Callable[[Any], Any]
     shape: Callable[[Node], tuple[int, ...]]
-    scale: float
 
 
 Rule = Callable[[Node, dict[Node, Any], Context], Any]
@@ -117,9 +116,6 @@ def _batch_norm(node: Node, values: dict[Node, Any], context: Context) -> Any:
     weight, bias, mean, variance = (
         None if one is None else context.constant(one)[part.channels] for one in arguments(node)[1:5]
     )
-    if context.scale != 1:
-        bias = None if bias is None else bias * context.scale
-        mean = None if mean is None else mean * context.scale
     new = F.batch_norm(part.new, mean, variance, weight, bias, False, 0.0, arguments(node)[7])
     return part._replace(new=new)
 
