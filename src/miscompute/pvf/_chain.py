@@ -63,7 +63,7 @@ class Step(NamedTuple):
         return torch.arange(channels * h * w).view(channels, h, w).permute(1, 0, 2).flatten()
 
     def apply(self, z: Tensor) -> Tensor:
-        """Pool and rectify rows of results: (rows, examples)."""
+        """Pool and rectify rows of results: (rows, examples), into a new tensor."""
         if (places := self.kernel[0] * self.kernel[1]) > 1:
             parts = z.view(self.windows[0], places, -1, z.shape[1])
             z = torch.maximum(parts[:, 0], parts[:, 1])
@@ -71,7 +71,7 @@ class Step(NamedTuple):
                 torch.maximum(z, parts[:, place], out=z)
             z = z.flatten(0, 1)
             return z.clamp_(min=0) if self.rectifies else z
-        return z.clamp(min=0) if self.rectifies else z
+        return z.clamp(min=0) if self.rectifies else z.clone()
 
 
 class Product(NamedTuple):
@@ -80,22 +80,22 @@ class Product(NamedTuple):
     blocks: tuple[tuple[Tensor, int, int], ...]
     bias: Tensor | None
 
-    def __call__(self, operand: Tensor, onto: Tensor | None = None) -> Tensor:
-        """Multiply, and add: the bias, or ``onto``."""
+    def __call__(self, operand: Tensor, onto: Tensor | None = None, into: Tensor | None = None) -> Tensor:
+        """Multiply, and add: the bias, or ``onto``; several blocks may be written into a tensor that is there."""
         sizes = [len(matrix) for matrix, _, _ in self.blocks]
         base = onto if onto is not None else self.bias
         if len(sizes) == 1:
             matrix, low, high = self.blocks[0]
             chosen = operand[low:high]
             return matrix @ chosen if base is None else torch.addmm(base, matrix, chosen)
-        result = operand.new_empty(sum(sizes), operand.shape[1])
+        result = operand.new_empty(sum(sizes), operand.shape[1]) if into is None else into
         first = 0
         for (matrix, low, high), size in zip(self.blocks, sizes, strict=True):
-            into = result[first : first + size]
+            rows = result[first : first + size]
             if base is None:
-                torch.mm(matrix, operand[low:high], out=into)
+                torch.mm(matrix, operand[low:high], out=rows)
             else:
-                torch.addmm(base[first : first + size], matrix, operand[low:high], out=into)
+                torch.addmm(base[first : first + size], matrix, operand[low:high], out=rows)
             first += size
         return result
 
@@ -333,6 +333,14 @@ class Chained:
         )
         self.pieces = [self.whole.part(first, min(first + size, self.n)) for first in range(0, self.n, size)]
         self.channel = -1
+        self.room: dict[str, Tensor] = {}
+
+    def _space(self, name: str, rows: int, columns: int) -> Tensor:
+        """Give a tensor to write into: fresh memory takes longer to come by than what is done in it."""
+        held = self.room.get(name)
+        if held is None or held.numel() < rows * columns:
+            held = self.room[name] = torch.empty(rows * columns)
+        return held[: rows * columns].view(rows, columns)
 
     def _choose(self, node: Node, channel: int) -> None:
         """Prepare for faults of a channel of the operator's result."""
@@ -462,7 +470,7 @@ class Chained:
         step, size = self.chain.steps[0], len(piece.classes)
         change = float(changes[word])
         start, old = self.first[piece.first]
-        z = torch.add(start, x, alpha=change)
+        z = torch.add(start, x, alpha=change, out=self._space("changed", *start.shape))
         new = step.apply(z)
         moved = new - old
         some = slice(None, None, max(1, size // _TRIED))
@@ -476,7 +484,7 @@ class Chained:
         between = (ratios > 0) & (ratios < 1) & undecided.any(1)
         error = None
         if bool((between & (ratios > 1 / 32)).any()):
-            error = old + new - 2 * step.apply((start + z).mul_(0.5))
+            error = (old + new).sub_(step.apply(torch.add(start, z, out=z).mul_(0.5)), alpha=2)
             tried = self._against(self.first_table, error[:, some], piece.classes[some])
             if float((tried < piece.margins[:, some]).all(0).float().mean()) < 0.15:
                 error = None
@@ -581,12 +589,13 @@ class Chained:
         for at, product in enumerate(self.products):
             grown = torch.maximum(grown, _largest(new, steps[at]) / golden(piece.magnitudes[at]))
             before = golden(piece.results[at]) if at == 0 or (errors and at + 1 < len(self.products)) else None
-            z = product(moved, before) if at == 0 else product(new)
+            space = self._space("result", len(self.results[0]), len(classes)) if at == 0 else None
+            z = product(moved, before, space) if at == 0 else product(new)
             if at + 1 < len(self.products):
                 new = steps[at + 1].apply(z)
                 if errors:
                     assert before is not None
-                    middle = steps[at + 1].apply((before + z).mul_(0.5))
+                    middle = steps[at + 1].apply(torch.add(before, z, out=z).mul_(0.5))
                     errors.append((golden(piece.operands[at]) + new).sub_(middle, alpha=2).clamp_(min=0))
         if not self.products:  # the operator's results are the scores
             z = golden(self._scores_without(piece)).clone()
@@ -714,7 +723,8 @@ class Chained:
         doubt: Tensor,
     ) -> None:
         """Say which sums of a product overflow, of the pairs ``few``; write it into ``z``, or note the pairs."""
-        operand, result = new.index_select(1, few), z.index_select(1, few)
+        every = len(few) == z.shape[1]
+        operand, result = (new, z) if every else (new.index_select(1, few), z.index_select(1, few))
         left, dead = torch.zeros(len(few), dtype=torch.bool), torch.zeros(len(few), dtype=torch.bool)
         step = max(1, _FLOATS // len(result))
         for first in range(0, len(few), step):
@@ -732,21 +742,26 @@ class Chained:
         if bool(left.any()):
             asked = left.nonzero().flatten()
             places = few[asked] if index is None else index[few[asked]]
-            answers, agreed = self._asked(at, operand.index_select(1, asked), places)
+            lost, answers, agreed = self._asked(at, operand.index_select(1, asked), places)
+            dead[asked], left[asked] = lost, False
+            asked = asked[~lost]
             mine = result.index_select(1, asked)
             agreed &= ~(answers.isfinite() & (mine.abs() > _MOST * _DOWN * (1 + _NEAR))).any(0)
             result[:, asked] = torch.where(answers.isfinite(), mine, answers)
             left[asked] = ~agreed
         known, stuck = self._infinite(at + 1, result)
-        z[:, few] = result
+        if not every:
+            z[:, few] = result
         is_nan[few] |= dead | (known & ~left)
         doubt[few] |= (left | stuck) & ~dead
 
-    def _asked(self, at: int, operand: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    def _asked(self, at: int, operand: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Ask the operator itself what it gives, in the order in which it sums in the example's batch.
 
         It is asked twice, with operands larger and smaller by more than they may be off: what both agree on holds.
         Where several results become infinite operands, each of which makes a score NaN, once is enough.
+
+        Returns which pairs are lost so; and of the others, in their order, the answers and whether they agree.
         """
         held, step = self.held, self.chain.steps[at]
         node = step.product
@@ -761,8 +776,9 @@ class Chained:
         original = held.order[places]
         batches = torch.div(original, held.batch_size, rounding_mode="floor")
         call: Any = node.target
-        answers = torch.empty(len(rows), len(places))
-        agreed = torch.ones(len(places), dtype=torch.bool)
+        answers: list[Tensor] = []
+        others_at: list[Tensor] = []
+        agreed, lost = torch.zeros(len(places), dtype=torch.bool), torch.zeros(len(places), dtype=torch.bool)
         for batch in torch.unique(batches).tolist():
             mine = (batches == batch).nonzero().flatten()
             operands = golden.index_select(0, held.place[batch * held.batch_size : (batch + 1) * held.batch_size])
@@ -771,15 +787,21 @@ class Chained:
             new = operand.index_select(1, mine).t() / _DOWN
             changed[where[:, None], columns] = new * (1 - _OFF)
             low = call(operands, weight, *others)[where].flatten(1).index_select(1, rows).t()
-            answers[:, mine] = low
             surely = self._is_lost(at + 1, low)
+            lost[mine] = surely
             if not bool(surely.all()):
+                rest = (~surely).nonzero().flatten()
                 changed[where[:, None], columns] = new * (1 + _OFF)
-                high = call(operands, weight, *others)[where].flatten(1).index_select(1, rows).t()
+                high = call(operands, weight, *others)[where[rest]].flatten(1).index_select(1, rows).t()
+                low = low.index_select(1, rest)
                 same = (low == high) | (low.isfinite() & high.isfinite()) | (low.isnan() & high.isnan())
-                surely |= same.all(0)
-            agreed[mine] = surely
-        return answers, agreed
+                agreed[mine[rest]] = same.all(0)
+                answers.append(low)
+                others_at.append(mine[rest])
+        if not answers:
+            return lost, torch.empty(len(rows), 0), agreed[~lost]
+        order = torch.argsort(torch.cat(others_at))
+        return lost, torch.cat(answers, 1).index_select(1, order), agreed[~lost]
 
     def _is_lost(self, at: int, z: Tensor) -> Tensor:
         """Say where several results before product ``at`` are infinite operands, each of which makes a score NaN."""
