@@ -83,7 +83,7 @@ def test_rows_say_what_was_tried_and_what_came_of_it(whole: Path) -> None:
 
 
 def test_without_shortcuts_rows_are_the_same(whole: Path, tmp_path: Path) -> None:
-    campaign(spec_of(SPEC), tmp_path, engine=Here(), shortcuts=False, quiet=True)
+    campaign(spec_of(SPEC), str(tmp_path), engine=Here(), shortcuts=False, quiet=True)
     assert results(tmp_path) == results(whole)
 
 
@@ -256,7 +256,7 @@ SPECS = sorted((Path(__file__).parents[2] / "campaigns").glob("*.toml"))
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_the_specs_that_come_along_can_be_carried_out(path: Path) -> None:
-    wanted = campaign_of(path)
+    wanted = campaign_of(str(path))
     assert wanted.plan.batch(wanted.space, wanted.spec.seed, {})
     assert spec_of(wanted.spec.words()) == wanted.spec
     assert spec_of(tomllib.loads(wanted.spec.toml())) == wanted.spec

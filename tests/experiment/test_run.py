@@ -111,6 +111,18 @@ def test_a_crash_in_the_backward_pass_names_a_gradient(few_digits: DataSet, tmp_
     assert found.crash.tensor.startswith("gradient of the output of ")
 
 
+def test_values_whose_sum_overflows_are_no_crash_while_each_is_finite(few_digits: DataSet, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, optimizer="sgd", momentum=0.0, schedule="constant")
+    last = recipe.steps - 1
+    hit = run_with(f"gradient-memory[fc1.weight,0,4000] set-to 3e38 transient step {last}", recipe=recipe)
+    found = execute(hit, few_digits, tmp_path)
+    weights = checkpoint(tmp_path)["training"]["model"]["fc1.weight"].flatten()  # type: ignore[index]
+    assert finite(weights)
+    assert not finite(weights.sum())
+    assert found.crash is None
+    assert found.points[-1].step == recipe.steps
+
+
 def test_changed_values_are_counted_once(few_digits: DataSet, tmp_path: Path) -> None:
     """A transient in one pass of one layer, all of whose reached words change: 5 x 5 weights of filter 0 of 6."""
     found = execute(run_with("weight[0,0] bit 0 flip transient step 1 pass forward layer conv1"), few_digits, tmp_path)

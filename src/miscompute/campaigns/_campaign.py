@@ -109,14 +109,14 @@ class Campaign:
         return Run(name=_TRIAL, recipe=setting.recipe, array=setting.array, fault=self.space.fault(place))
 
 
-def campaign_of(spec: Spec | Mapping[str, Any] | Path) -> Campaign:
+def campaign_of(spec: Spec | Mapping[str, Any] | Path | str) -> Campaign:
     """Make a campaign from its spec, or the spec's words or file: build the settings, and count the population.
 
     Raises:
         InvalidInput: if the spec has a mistake, a setting cannot be trained, or a fault is not on its array or in its
             model.
     """
-    if isinstance(spec, Path):
+    if isinstance(spec, Path | str):
         spec = load_spec(spec)
     elif not isinstance(spec, Spec):
         spec = spec_of(spec)
@@ -190,8 +190,8 @@ class CampaignResult:
 
 
 def campaign(
-    what: Campaign | Spec | Mapping[str, Any] | Path,
-    out: Path,
+    what: Campaign | Spec | Mapping[str, Any] | Path | str,
+    out: Path | str,
     *,
     engine: str | Engine = "pool",
     workers: int | None = None,
@@ -226,7 +226,7 @@ def campaign(
             crashes, or another process is at work in the folder.
         KeyboardInterrupt: after Ctrl-C; the store is whole.
     """
-    wanted = what if isinstance(what, Campaign) else campaign_of(what)
+    wanted, out = what if isinstance(what, Campaign) else campaign_of(what), Path(out)
     for setting in wanted.settings:
         # Downloads once, and says what is wrong before any run.
         check_fits(setting.recipe, _data(setting.recipe.data, folder=data_folder))

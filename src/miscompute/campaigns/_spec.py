@@ -122,14 +122,14 @@ def spec_of(words: Mapping[str, Any], *, source: str = "spec") -> Spec:
     return spec
 
 
-def load_spec(path: Path) -> Spec:
+def load_spec(path: Path | str) -> Spec:
     """Read a spec from a TOML file.
 
     Raises:
         InvalidInput: if it cannot be read, is no TOML, or has a mistake, naming the place.
     """
     try:
-        words = tomllib.loads(path.read_text(encoding="utf-8"))
+        words = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidInput(f"spec {str(path)!r} cannot be read ({error.strerror}); name a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

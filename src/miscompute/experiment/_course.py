@@ -74,7 +74,6 @@ class Course:
         training, step = self.training, self.training.step
         loss, right = self._gradients()
         self._note_activation(step)
-        # The largest magnitude, since a norm of large but finite values may itself overflow.
         found = [p.grad for p in training.model.parameters() if p.grad is not None]
         if not torch.isfinite(loss) or not _finite(found):
             self._crash_in_gradients()
@@ -161,7 +160,9 @@ class Course:
 
 
 def _finite(tensors: list[Tensor]) -> bool:
-    return bool(torch.isfinite(nn.utils.get_total_norm(tensors, norm_type=torch.inf)))
+    # Sums are soonest computed, and not finite where an addend is not; where all are finite, a sum may still overflow.
+    sums = torch.stack([tensor.detach().sum() for tensor in tensors])
+    return bool(torch.isfinite(sums).all()) or all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def _nonfinite_parameter(model: nn.Module) -> str:
