@@ -63,5 +63,13 @@ def test_what_cannot_be(subject: Callable[[str], Subject]) -> None:
         bit_errors(model, inputs, rate=0.1, trials=0)
     with pytest.raises(InvalidInput, match="parameter 'fc9' is not there"):
         bit_errors(model, inputs, rate=0.1, trials=1, parameters=["fc9"])
+    with pytest.raises(InvalidInput, match="batch_size=0 must be at least 1"):
+        bit_errors(model, inputs, rate=0.1, trials=1, batch_size=0)
+    with pytest.raises(InvalidInput, match="inputs must hold at least one example"):
+        bit_errors(model, inputs[:0], rate=0.1, trials=1)
+    with pytest.raises(InvalidInput, match="labels are 3, but there are 2 inferences; give one for each"):
+        bit_errors(model, inputs[:2], torch.zeros(3, dtype=torch.int64), rate=0.1, trials=1)
+    with pytest.raises(InvalidInput, match="scores without any fault are not finite in format=fp32"):
+        bit_errors(model, inputs[:2] * torch.inf, rate=0.1, trials=1)
     with pytest.raises(InvalidInput, match="criterion='top5' was not asked for"):
         bit_errors(model, inputs[:5], rate=0.1, trials=1).pvf("top5")

@@ -57,5 +57,9 @@ def test_all_faults_of_a_layer_and_what_cannot_be(subject: Callable[[str], Subje
         neuron_vulnerability(model, inputs[:2], layers=["fc9"])
     with pytest.raises(InvalidInput, match="format=int8:max of neurons must be of floating point"):
         neuron_vulnerability(model, inputs[:2], format="int8:max")
-    with pytest.raises(InvalidInput, match="trials=0 must be at least 1"):
+    with pytest.raises(InvalidInput, match="trials=0 must be at least 1; leave it out for all faults"):
         neuron_vulnerability(model, inputs[:2], trials=0)
+    with pytest.raises(InvalidInput, match="labels are 3, but there are 2 inferences; give one for each"):
+        neuron_vulnerability(model, inputs[:2], torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(InvalidInput, match="scores without any fault are not finite in format=fp32"):
+        neuron_vulnerability(model, inputs[:2] * torch.inf)

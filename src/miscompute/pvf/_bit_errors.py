@@ -1,6 +1,5 @@
 """Bit errors in many words at once: a fault is a whole draw of flips, at a rate, over all words of some parameters."""
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 from .._invalid import InvalidInput
 from ..analysis import Estimate, rate
 from ..formats import Format, format_named
-from ._brute import golden_of, scores_of
-from ._criteria import Limits, check_criteria, failures, settled
-from ._faults import rounded_to
+from ._brute import scores_of
+from ._criteria import Limits, failures
+from ._fault_free import fault_free
 from ._result import mean_estimate
 from ._vulnerability import parameter_names
 
@@ -98,35 +97,32 @@ def bit_errors(
         raise InvalidInput(f"rate={rate} must be above 0 and at most 1: the probability that a bit is wrong")
     if trials < 1:
         raise InvalidInput(f"trials={trials} must be at least 1")
-    chosen = tuple(criteria) if criteria is not None else ("top1",) + (("label",) if labels is not None else ())
-    check_criteria(chosen, labels)
     asked = format_named(format)
     names = parameter_names(model, parameters)
-    prepared = copy.deepcopy(model).eval().requires_grad_(False)
-    formats = rounded_to(prepared, names, asked)
-    golden = golden_of(scores_of(prepared, inputs, batch_size), labels)
-    limits = settled(limits, golden.scores, inputs)
-    held = {name: prepared.get_parameter(name) for name in names}
+    clean = fault_free(
+        model, inputs, labels, rounded=names, format=asked, criteria=criteria, limits=limits, batch_size=batch_size
+    )
+    held = {name: clean.model.get_parameter(name) for name in names}
     stored = {name: tensor.detach().clone() for name, tensor in held.items()}
     ends = np.cumsum([tensor.numel() * asked.bits for tensor in held.values()])
-    flips, counted = torch.zeros(trials, dtype=torch.int64), torch.zeros(len(chosen), trials, dtype=torch.int64)
+    flips, counted = torch.zeros(trials, dtype=torch.int64), torch.zeros(len(clean.criteria), trials, dtype=torch.int64)
     for trial in range(trials):
         random = np.random.default_rng([seed, trial])
         places = _different(random, int(ends[-1]), int(random.binomial(ends[-1], rate)))
         first = 0
         for name, end in zip(names, ends.tolist(), strict=True):
             mine = places[(places >= first) & (places < end)] - first
-            held[name].copy_(flipped(stored[name], formats[name], mine))
+            held[name].copy_(flipped(stored[name], clean.formats[name], mine))
             first = end
         flips[trial] = len(places)
-        scores = scores_of(prepared, inputs, batch_size)
-        counted[:, trial] = failures(scores, golden, chosen, limits).sum(1)
+        scores = scores_of(clean.model, inputs, batch_size)
+        counted[:, trial] = failures(scores, clean.golden, clean.criteria, clean.limits).sum(1)
         report(trial + 1, trials)
     return BitErrors(
         rate=rate,
         stored_bits=int(ends[-1]),
-        inferences=len(golden.scores),
-        criteria=chosen,
+        inferences=len(clean.golden.scores),
+        criteria=clean.criteria,
         flips=flips,
         failures=counted,
     )

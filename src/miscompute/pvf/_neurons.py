@@ -1,6 +1,5 @@
 """Faults of neurons: a bit of one element of what a layer gives is wrong, in every inference."""
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,13 +12,15 @@ from .._invalid import InvalidInput
 from ..fault import BitOperation
 from ..formats import Format, format_named
 from ._brute import golden_of
-from ._criteria import Limits, check_criteria, failures, settled
+from ._criteria import Limits, failures
 from ._damage import LAYERS
 from ._engine import Work
-from ._faults import Faults, effects_of
+from ._fault_free import fault_free
+from ._faults import effects_of, faults_in
 from ._graph import Graph, capture, golden_values, run_node
 from ._result import Measured, Vulnerability
-from ._vulnerability import drawn_faults
+
+_MOST = 64  # elements between two reports
 
 
 def neuron_vulnerability(
@@ -63,59 +64,43 @@ def neuron_vulnerability(
     Raises:
         InvalidInput: for names that are not there, values that cannot be, or a model that cannot be captured.
     """
-    if trials is not None and trials < 1:
-        raise InvalidInput(f"trials={trials} must be at least 1; leave it out for all faults")
     asked = format_named(format)
     if not asked.is_float:
         raise InvalidInput(f"format={format} of neurons must be of floating point, such as bf16: there is no scale")
-    chosen = tuple(criteria) if criteria is not None else ("top1",) + (("label",) if labels is not None else ())
-    check_criteria(chosen, labels)
-    graph = capture(copy.deepcopy(model).eval().requires_grad_(False), inputs)
-    nodes = _nodes(graph, layers)
     effects = effects_of(kinds, asked)
-    wanted = set(nodes.values())
-    shapes: dict[str, tuple[int, ...]] = {}
-    scores: list[Tensor] = []
-    batches = [inputs[first : first + batch_size] for first in range(0, len(inputs), batch_size)]
-    for batch in batches:
-        values = golden_values(graph, batch, lambda node: node is graph.output or node in wanted)
-        shapes = shapes or {name: tuple(values[node].shape[1:]) for name, node in nodes.items()}
-        scores.append(values[graph.output].flatten(0, -2))
-    golden = golden_of(torch.cat(scores), labels)
-    limits = settled(limits, golden.scores, inputs)
-    sizes = {name: int(torch.Size(shape).numel()) for name, shape in shapes.items()}
-    faults = (
-        [Faults(parameter=name, elements=tuple(range(size)), effects=effects) for name, size in sizes.items()]
-        if trials is None
-        else drawn_faults(sizes, effects, trials, seed)
+    clean = fault_free(
+        model, inputs, labels, rounded=(), format=asked, criteria=criteria, limits=limits, batch_size=batch_size
     )
-    counted = [torch.zeros(len(chosen), len(one.elements), len(one.effects), dtype=torch.int64) for one in faults]
+    graph = capture(clean.model, inputs)
+    nodes = _nodes(graph, layers)
+    shapes = {name: tuple(node.meta["val"].shape[1:]) for name, node in nodes.items()}
+    faults = faults_in(shapes, effects, trials=trials, seed=seed, most=_MOST)
+    counted = [
+        torch.zeros(len(clean.criteria), len(one.elements), len(one.effects), dtype=torch.int64) for one in faults
+    ]
     done, total, first = 0, sum(map(len, faults)) * len(inputs), 0
-    for batch in batches:
+    for at in range(0, len(inputs), batch_size):
+        batch = inputs[at : at + batch_size]
         # What the batch gives everywhere; what follows a faulty element is computed again for each fault.
         values = golden_values(graph, batch, lambda node: node in graph.batch)
-        many = len(values[graph.output].flatten(0, -2))
-        rows = slice(first, first + many)
-        part = type(golden)(
-            golden.scores[rows], golden.classes[rows], None if golden.labels is None else golden.labels[rows]
-        )
-        first += many
+        scores = values[graph.output].flatten(0, -2)
+        golden = golden_of(scores, None if labels is None else labels.flatten()[first : first + len(scores)])
+        first += len(scores)
         for one, into in zip(faults, counted, strict=True):
             node = nodes[one.parameter]
             after = graph.after({node})
             for row, element in enumerate(one.elements):
-                clean = values[node].flatten(1)[:, element].double().numpy()
-                words = asked.encode(clean)
+                words = asked.encode(values[node].flatten(1)[:, element].double().numpy())
                 for column, effect in enumerate(one.effects):
                     found = _scores(graph, node, after, values, element, _read(effect, words, asked))
-                    into[:, row, column] += failures(found, part, chosen, limits).sum(1)
+                    into[:, row, column] += failures(found, golden, clean.criteria, clean.limits).sum(1)
                     done += len(batch)
             report(done, total)
     return Vulnerability(
         format=asked,
-        criteria=chosen,
-        inferences=len(golden.scores),
-        accuracy=None if golden.labels is None else float((golden.classes == golden.labels).double().mean()),
+        criteria=clean.criteria,
+        inferences=len(clean.golden.scores),
+        accuracy=clean.accuracy,
         shapes=shapes,
         effects=effects,
         measured=tuple(Measured(faults=one, failures=count) for one, count in zip(faults, counted, strict=True)),
