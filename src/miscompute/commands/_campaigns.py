@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .._invalid import InvalidInput
-from ._options import print_table
+from ._options import DataFolder, Quiet, TensorBoard, print_table
 
 
 def campaign(
@@ -20,12 +20,10 @@ def campaign(
     timeout: Annotated[float | None, typer.Option(help="Seconds after which a trial counts as hung.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed trials again.")] = False,
     shortcuts: Annotated[bool, typer.Option(help="Share with the golden run what is the same in both.")] = True,
-    data_folder: Annotated[Path | None, typer.Option(help="Where the data set is.")] = None,
+    data_folder: DataFolder = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of specs, for editors.")] = False,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write scalars into the folder's tensorboard too; needs the extra.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    tensorboard: TensorBoard = False,
+    quiet: Quiet = False,
 ) -> None:
     """Try many faults of a population, each in a training of its own, and tabulate the rates of outcomes.
 
@@ -140,7 +138,7 @@ def replay(
     folder: Folder,
     trial: Trial,
     every: Annotated[int, typer.Option(min=1, help="Steps between evaluations.")] = 1,
-    data_folder: Annotated[Path | None, typer.Option(help="Where the data set is.")] = None,
+    data_folder: DataFolder = None,
 ) -> None:
     """Carry a trial out again, from its record alone, with a finer curve; exit status 1 if it comes out otherwise."""
     import torch

@@ -10,11 +10,13 @@ from .._invalid import InvalidInput
 from ._options import (
     DEFAULT_FAULT,
     ArrayName,
+    BatchSize,
     Data,
     FaultText,
     GradWeight,
     ImageMode,
     Model,
+    Quiet,
     Width,
     array_of,
     print_table,
@@ -26,7 +28,7 @@ def lower(
     data: Data = "cluttered_digits",
     model: Model = None,
     width: Width = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images, or windows of text, a step.")] = None,
+    batch_size: BatchSize = None,
     array: ArrayName = "nvdla-small",
     fault: FaultText = DEFAULT_FAULT,
     grad_weight: GradWeight = None,
@@ -84,7 +86,7 @@ def validate(
     seed: Annotated[int, typer.Option(help="Decides the cases.")] = 0,
     image_mode: ImageMode = None,
     swizzle: Annotated[str | None, typer.Option(help="Of the array.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Check lowering and injection: against an array's slow reference, or against vectors of RTL simulation.
 

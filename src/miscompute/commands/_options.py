@@ -13,12 +13,9 @@ import typer
 
 DEFAULT_FAULT = "weight[0,0] bit 28 stuck-at 0"
 
-Model = Annotated[
-    str | None,
-    typer.Option(
-        help="alexnet, lenet5, resnet18, resnet18_nobn, resnet20, mlp or gpt; default: what the data set's recipe says."
-    ),
-]
+_MODELS = "alexnet, lenet5, resnet18, resnet18_nobn, resnet20, mlp or gpt"
+
+Model = Annotated[str | None, typer.Option(help=f"{_MODELS}; default: what the data set's recipe says.")]
 Width = Annotated[
     float | None,
     typer.Option(help="Scales the model's hidden channels; default: the recipe's, or 1 for another model."),
@@ -40,6 +37,17 @@ Checkpoint = Annotated[
     typer.Option(help="A state_dict that torch.save wrote; default: trained by the data's recipe first."),
 ]
 Data = Annotated[str, typer.Option(help="cluttered_digits, cifar10 or tiny_shakespeare.")]
+DataFolder = Annotated[Path | None, typer.Option(help="Where the data set is.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images, or windows of text, a step.")]
+TrainedModel = Annotated[str, typer.Option("--model", help=f"{_MODELS}.")]
+TrainedSteps = Annotated[int | None, typer.Option("--steps", help="Of the training without a checkpoint.")]
+StoredFormat = Annotated[
+    str, typer.Option("--format", help="fp32, bf16, fp16, fp8_e4m3, fp8_e5m2, int8:max or int16:max.")
+]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write scalars into the folder's tensorboard too; needs the extra.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 
 
 @contextmanager

@@ -9,11 +9,15 @@ from .._invalid import InvalidInput
 from ._options import (
     DEFAULT_FAULT,
     ArrayName,
+    BatchSize,
     Data,
+    DataFolder,
     FaultText,
     GradWeight,
     ImageMode,
     Model,
+    Quiet,
+    TensorBoard,
     Width,
     array_of,
     folder_name,
@@ -39,18 +43,16 @@ def train(
     momentum: Annotated[float | None, typer.Option(help="Of sgd.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Of any optimizer.")] = None,
     schedule: Annotated[str | None, typer.Option(help="constant, cosine or one-cycle.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images, or windows of text, a step.")] = None,
+    batch_size: BatchSize = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     evaluate_every: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
     validation_examples: Annotated[int | None, typer.Option(help="How many an evaluation takes; default: all.")] = None,
-    data_folder: Annotated[Path | None, typer.Option(help="Where the data set is.")] = None,
+    data_folder: DataFolder = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; default: a name under runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue what the run directory holds.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Runs at once; default: one a processor.")] = None,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write scalars into the folder's tensorboard too; needs the extra.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+    tensorboard: TensorBoard = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train with a fault and without, and judge what the fault did.
 
