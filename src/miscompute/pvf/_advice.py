@@ -1,5 +1,6 @@
 """Advice: which stored bits to protect so that little PVF is left, for as few protected bits as possible."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,44 +12,43 @@ from numpy.typing import NDArray
 
 from .._invalid import InvalidInput
 from ._faults import Protection
-from ._result import Vulnerability, bit_of
+from ._result import Division, Vulnerability, bit_of, by_channel, by_word
+
+Items = tuple[list[str], Int64[np.ndarray, "elements bits"]]
 
 
 class _Unit(NamedTuple):
-    """``items``: which item each bit of each word belongs to, (elements, bits), and each item's name."""
+    """``items``: from a parameter's name, shape and bits a word, names of items, and which one each bit is of."""
 
-    items: Callable[[str, tuple[int, ...], int], tuple[Int64[np.ndarray, "elements bits"], list[str]]]
+    items: Callable[[str, tuple[int, ...], int], Items]
     of_words: bool
     """Whether an item is made of whole words, so that faults of several bits are kept off as well."""
 
 
-def _by_bit(name: str, shape: tuple[int, ...], bits: int) -> tuple[NDArray[np.int64], list[str]]:
-    elements = int(np.prod(shape))
-    return np.tile(np.arange(bits), (elements, 1)), [f"{name} bit {bit}" for bit in range(bits)]
+def _by_bit(name: str, shape: tuple[int, ...], bits: int) -> Items:
+    return [f"{name} bit {bit}" for bit in range(bits)], np.tile(np.arange(bits), (math.prod(shape), 1))
 
 
-def _by_channel(name: str, shape: tuple[int, ...], bits: int) -> tuple[NDArray[np.int64], list[str]]:
-    elements, channels = int(np.prod(shape)), shape[0] if shape else 1
-    keys = np.arange(elements) // (elements // channels)
-    return np.repeat(keys[:, None], bits, 1), [f"{name}[{channel}]" for channel in range(channels)]
+def _of_words(division: Division) -> _Unit:
+    def items(name: str, shape: tuple[int, ...], bits: int) -> Items:
+        labels, keys = division(name, shape)
+        return labels, np.repeat(keys[:, None], bits, 1)
+
+    return _Unit(items, of_words=True)
 
 
-def _by_word(name: str, shape: tuple[int, ...], bits: int) -> tuple[NDArray[np.int64], list[str]]:
-    keys = np.arange(int(np.prod(shape)))
-    return np.repeat(keys[:, None], bits, 1), [f"{name}[{','.join(map(str, at))}]" for at in np.ndindex(shape)]
-
-
-def _by_cell(name: str, shape: tuple[int, ...], bits: int) -> tuple[NDArray[np.int64], list[str]]:
-    keys = np.arange(int(np.prod(shape)) * bits).reshape(-1, bits)
-    words = [",".join(map(str, at)) for at in np.ndindex(shape)]
-    return keys, [f"{name}[{word}] bit {bit}" for word in words for bit in range(bits)]
+def _by_cell(name: str, shape: tuple[int, ...], bits: int) -> Items:
+    words, _ = by_word(name, shape)
+    return [f"{word} bit {bit}" for word in words for bit in range(bits)], np.arange(len(words) * bits).reshape(
+        -1, bits
+    )
 
 
 UNITS: Mapping[str, _Unit] = MappingProxyType(
     {
         "bit": _Unit(_by_bit, of_words=False),
-        "channel": _Unit(_by_channel, of_words=True),
-        "word": _Unit(_by_word, of_words=True),
+        "channel": _of_words(by_channel),
+        "word": _of_words(by_word),
         "cell": _Unit(_by_cell, of_words=False),
     }
 )
@@ -141,11 +141,11 @@ def advise(result: Vulnerability, target: float, *, by: str = "bit", criterion: 
     prevented: list[NDArray[np.float64]] = []
     costs: list[NDArray[np.int64]] = []
     keys: dict[str, NDArray[np.int64]] = {}
-    weight = result.weights()
+    weight = 1 / (sum(len(one.faults) for one in result.measured) * result.inferences)  # of a failure, in the PVF
     for name, table in result.failures(criterion).items():
-        found, labels = unit.items(name, result.shapes[name], bits)
+        labels, found = unit.items(name, result.shapes[name], bits)
         keys[name] = found + len(names)
-        numbers = np.where(table.numpy() >= 0, table.numpy(), 0) * weight[name]
+        numbers = np.where(table.numpy() >= 0, table.numpy(), 0) * weight
         at = found[:, :1].repeat(len(columns), 1) if unit.of_words else found[:, [one or 0 for one in columns]]
         gain = np.bincount(at.ravel(), weights=numbers.ravel(), minlength=len(labels))
         prevented.append(gain.astype(np.float64))
@@ -170,7 +170,7 @@ def advise(result: Vulnerability, target: float, *, by: str = "bit", criterion: 
         by=by,
         target=target,
         pvf=whole,
-        stored_bits=bits * sum(int(np.prod(shape)) for shape in result.shapes.values()),
+        stored_bits=bits * sum(math.prod(shape) for shape in result.shapes.values()),
         steps=tuple(Step(names[at], int(prices[at]), float(left[place])) for place, at in enumerate(order[:wanted])),
         curve=((0, whole), *((int(cost), float(rest)) for cost, rest in zip(spent, left, strict=True))),
         at_least=at_least,

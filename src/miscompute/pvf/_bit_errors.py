@@ -13,7 +13,7 @@ from .._invalid import InvalidInput
 from ..analysis import Estimate, rate
 from ..formats import Format, format_named
 from ._brute import scores_of
-from ._criteria import Limits, failures
+from ._criteria import Limits, failures, place_of
 from ._fault_free import fault_free
 from ._result import mean_estimate
 from ._vulnerability import parameter_names
@@ -50,10 +50,7 @@ class BitErrors:
         return rate(int((found > 0).sum()), len(found), confidence=confidence)
 
     def _of(self, criterion: str | None) -> np.ndarray:
-        if criterion is not None and criterion not in self.criteria:
-            raise InvalidInput(f"criterion={criterion!r} was not asked for; choose from {', '.join(self.criteria)}")
-        place = 0 if criterion is None else self.criteria.index(criterion)
-        return self.failures[place].numpy()
+        return self.failures[place_of(criterion, self.criteria)].numpy()
 
 
 def bit_errors(

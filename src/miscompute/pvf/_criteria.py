@@ -139,6 +139,19 @@ def check_criteria(names: tuple[str, ...], labels: Tensor | None) -> None:
             raise InvalidInput(f"criterion={name!r} needs labels; give them, or choose top1")
 
 
+def place_of(criterion: str | None, asked: tuple[str, ...]) -> int:
+    """Give the place of a criterion among those that were asked for; None: the first.
+
+    Raises:
+        InvalidInput: if it is none of them.
+    """
+    if criterion is None:
+        return 0
+    if criterion not in asked:
+        raise InvalidInput(f"criterion={criterion!r} was not asked for; choose from {', '.join(asked)}")
+    return asked.index(criterion)
+
+
 def failures(scores: Scores, golden: Golden, criteria: tuple[str, ...], limits: Limits) -> Bool[Tensor, "criteria n"]:
     """Judge faulty scores by each criterion."""
     return torch.stack([CRITERIA[name].fails(scores, golden, limits) for name in criteria])

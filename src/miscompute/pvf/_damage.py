@@ -15,20 +15,7 @@ from .._invalid import InvalidInput
 from ..fault import Fault, Memory
 from ..formats import format_named
 from ._faults import Faults, rounded_to
-from ._graph import Graph, arguments, capture, golden_values
-
-aten = torch.ops.aten
-
-LAYERS = (
-    aten.linear.default,
-    aten.conv1d.default,
-    aten.conv2d.default,
-    aten.conv3d.default,
-    aten.conv_transpose2d.input,
-    aten.matmul.default,
-    aten.scaled_dot_product_attention.default,
-)
-"""Operators whose operand is a feature map: what layers hand to each other."""
+from ._graph import LAYERS, Graph, arguments, capture, golden_values, module_of
 
 
 @final
@@ -98,6 +85,11 @@ class Damage:
     features: tuple[FeatureMap, ...]
     golden: Float[Tensor, "*places classes"]
     faulty: Float[Tensor, "*places classes"]
+
+    @property
+    def element(self) -> str:
+        """The faulty word's name, such as ``conv1.weight[0,0,0,0]``."""
+        return f"{self.parameter}[{','.join(map(str, self.place))}]"
 
 
 def damage(model: nn.Module, example: Tensor, fault: Fault, *, format: str = "fp32") -> Damage:
@@ -183,10 +175,9 @@ def _feature_maps(graph: Graph, parameter: str) -> dict[Node, str]:
 
 def _layer_of(node: Node) -> str:
     """Name the module that made a feature map: of a function of one operand, the one that made that."""
-    while node.target not in LAYERS and node.target is not aten.add.Tensor and len(node.all_input_nodes):
+    while node.target not in LAYERS and node.target is not torch.ops.aten.add.Tensor and len(node.all_input_nodes):
         before = arguments(node)[0]
         if not isinstance(before, Node) or before.op != "call_function":
             break
         node = before
-    scopes = list(node.meta.get("nn_module_stack", {}).values())
-    return (scopes[-1][0] if scopes else "") or node.name
+    return module_of(node)

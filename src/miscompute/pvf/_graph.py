@@ -13,6 +13,19 @@ from .._invalid import InvalidInput
 
 Values = dict[Node, Any]
 
+aten = torch.ops.aten
+
+LAYERS = (
+    aten.linear.default,
+    aten.conv1d.default,
+    aten.conv2d.default,
+    aten.conv3d.default,
+    aten.conv_transpose2d.input,
+    aten.matmul.default,
+    aten.scaled_dot_product_attention.default,
+)
+"""Operators whose operand is a feature map: what layers hand to each other."""
+
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,6 +136,12 @@ def _batch_dimension(node: Node) -> int | None:
         return None
     places = [place for place, size in enumerate(value.shape) if not isinstance(size, int)]
     return places[0] if len(places) == 1 and str(value.shape[places[0]]).isidentifier() else None
+
+
+def module_of(node: Node) -> str:
+    """Name the module whose code calls an operator; without one, the operator."""
+    scopes = list(node.meta.get("nn_module_stack", {}).values())
+    return (scopes[-1][0] if scopes else "") or node.name
 
 
 def run_node(node: Node, of: Callable[[Node], Any]) -> Any:

@@ -13,11 +13,10 @@ from ..fault import BitOperation
 from ..formats import Format, format_named
 from ._brute import golden_of
 from ._criteria import Limits, failures
-from ._damage import LAYERS
 from ._engine import Work
 from ._fault_free import fault_free
 from ._faults import effects_of, faults_in
-from ._graph import Graph, capture, golden_values, run_node
+from ._graph import LAYERS, Graph, capture, golden_values, module_of, run_node
 from ._result import Measured, Vulnerability
 
 _MOST = 64  # elements between two reports
@@ -142,8 +141,7 @@ def _nodes(graph: Graph, layers: Sequence[str] | None) -> dict[str, Node]:
     found: dict[str, Node] = {}
     for node in graph.nodes:
         if node.target in LAYERS and graph.batch.get(node) == 0:
-            scopes = list(node.meta.get("nn_module_stack", {}).values())
-            name = (scopes[-1][0] if scopes else "") or node.name
+            name = module_of(node)
             found[name if name not in found else f"{name}.{node.name}"] = node
     missing = [name for name in layers or () if name not in found]
     if missing or not found:

@@ -1,5 +1,6 @@
 """What was found: failures of each fault, and their sums and rates."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -9,7 +10,7 @@ from typing import NamedTuple, final
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from .._invalid import InvalidInput
@@ -17,6 +18,7 @@ from ..analysis import Estimate, rate
 from ..analysis._bet import least_mean
 from ..fault import BitOperation, Effect
 from ..formats import Format
+from ._criteria import place_of
 from ._engine import Work
 from ._faults import Faults
 
@@ -78,22 +80,14 @@ class Vulnerability:
 
         ``criterion``: without one, the first.
         """
-        place = self._place(criterion)
+        place = place_of(criterion, self.criteria)
         column = {effect: at for at, effect in enumerate(self.effects)}
-        found = {
-            name: torch.full((int(torch.Size(shape).numel()), len(self.effects)), -1)
-            for name, shape in self.shapes.items()
-        }
+        found = {name: torch.full((math.prod(shape), len(self.effects)), -1) for name, shape in self.shapes.items()}
         for one in self.measured:
             elements = torch.tensor(one.faults.elements)
             columns = torch.tensor([column[effect] for effect in one.faults.effects])
             found[one.faults.parameter][elements[:, None], columns[None]] = one.failures[place]
         return found
-
-    def weights(self) -> dict[str, Float64[np.ndarray, "elements effects"] | float]:
-        """Give what each failure of a fault that was tried adds to the model's PVF, by parameter."""
-        tried = sum(len(one.faults) for one in self.measured)
-        return dict.fromkeys(self.shapes, 1 / (tried * self.inferences))
 
     def rows(self, by: str = "model", criterion: str | None = None, *, confidence: float = 0.95) -> tuple[Row, ...]:
         """Sum up by ``model``, ``layer``, ``parameter``, ``channel``, ``element``, ``bit``, ``field`` or ``effect``.
@@ -218,13 +212,6 @@ class Vulnerability:
             pvf = critical = Estimate(low=0.0, best=0.5, high=1.0, confidence=confidence, method="nothing was tried")
         return Row(name, faults, population, total, inferences, pvf, critical)
 
-    def _place(self, criterion: str | None) -> int:
-        if criterion is None:
-            return 0
-        if criterion not in self.criteria:
-            raise InvalidInput(f"criterion={criterion!r} was not asked for; choose from {', '.join(self.criteria)}")
-        return self.criteria.index(criterion)
-
 
 def _exact(best: float, confidence: float, events: int | None, trials: int | None) -> Estimate:
     return Estimate(
@@ -253,21 +240,30 @@ def _whole(label: Callable[[str], str]) -> Grouping:
 
 
 def _size(result: Vulnerability, name: str) -> tuple[int, int]:
-    return int(torch.Size(result.shapes[name]).numel()), len(result.effects)
+    return math.prod(result.shapes[name]), len(result.effects)
 
 
-def _channel(result: Vulnerability, name: str) -> tuple[list[str], np.ndarray]:
-    elements, effects = _size(result, name)
-    channels = result.shapes[name][0] if result.shapes[name] else 1
-    keys = np.arange(elements) // (elements // channels)
-    return [f"{name}[{channel}]" for channel in range(channels)], np.repeat(keys[:, None], effects, 1)
+Division = Callable[[str, tuple[int, ...]], tuple[list[str], np.ndarray]]
+"""From a parameter's name and shape: labels of its parts, and for each element the place of the label it belongs to."""
 
 
-def _elements(result: Vulnerability, name: str) -> tuple[list[str], np.ndarray]:
-    elements, effects = _size(result, name)
-    shape = result.shapes[name]
-    labels = [f"{name}[{','.join(map(str, place))}]" for place in np.ndindex(shape)]
-    return labels, np.repeat(np.arange(elements)[:, None], effects, 1)
+def by_channel(name: str, shape: tuple[int, ...]) -> tuple[list[str], np.ndarray]:
+    """Divide a parameter by its first dimension."""
+    channels = shape[0] if shape else 1
+    return [f"{name}[{channel}]" for channel in range(channels)], np.arange(channels).repeat(math.prod(shape[1:]))
+
+
+def by_word(name: str, shape: tuple[int, ...]) -> tuple[list[str], np.ndarray]:
+    """Divide a parameter into its elements."""
+    return [f"{name}[{','.join(map(str, place))}]" for place in np.ndindex(shape)], np.arange(math.prod(shape))
+
+
+def _by_element(division: Division) -> Grouping:
+    def group(result: Vulnerability, name: str) -> tuple[list[str], np.ndarray]:
+        labels, keys = division(name, result.shapes[name])
+        return labels, np.repeat(keys[:, None], len(result.effects), 1)
+
+    return group
 
 
 def _by_effect(label: Callable[[Vulnerability, Effect], str | None]) -> Grouping:
@@ -305,8 +301,8 @@ GROUPS: Mapping[str, Grouping] = MappingProxyType(
         "model": _whole(lambda name: "model"),  # noqa: ARG005
         "layer": _whole(lambda name: name.rpartition(".")[0] or name),
         "parameter": _whole(lambda name: name),
-        "channel": _channel,
-        "element": _elements,
+        "channel": _by_element(by_channel),
+        "element": _by_element(by_word),
         "bit": _by_effect(_bit),
         "field": _by_effect(_field),
         "effect": _by_effect(lambda result, effect: str(effect)),  # noqa: ARG005

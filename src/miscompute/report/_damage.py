@@ -56,14 +56,13 @@ def damage_chart(
         _large(damage.features, chosen),
         alt.hconcat(*below, spacing=40),
     ]
-    element = f"{damage.parameter}[{','.join(map(str, damage.place))}]"
     chart: alt.VConcatChart = (
         alt.vconcat(*parts, spacing=22)
         .properties(
             title=alt.Title(
                 "Collateral damage of one faulty word",
                 subtitle=[
-                    f"{damage.fault}: {element} = {damage.stored:.4g} is read as {damage.read:.4g}",
+                    f"{damage.fault}: {damage.element} = {damage.stored:.4g} is read as {damage.read:.4g}",
                     _said(damage, classes),
                 ],
                 anchor="start",

@@ -210,8 +210,7 @@ def worst_table(result: Vulnerability, number: int = 10, by: str = "element", cr
 
 def damage_table(damage: Damage) -> Table:
     """Tabulate what a fault does to each feature map of one example, and to the scores."""
-    element = f"{damage.parameter}[{','.join(map(str, damage.place))}]"
-    title = f"{damage.fault}: {element} = {damage.stored:.6g} is read as {damage.read:.6g}"
+    title = f"{damage.fault}: {damage.element} = {damage.stored:.6g} is read as {damage.read:.6g}"
     table = Table(title=escape(title))
     table.add_column("feature map of")
     for heading in ("elements", "channels that differ", "elements that differ, %", "change / map", "INF or NaN"):
