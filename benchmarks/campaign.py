@@ -6,31 +6,36 @@ Four tables:
 
 1. The spec's campaign, of the first so many of its trials, against the same trials each carried out from its first step
    (``--no-shortcuts``): processor seconds of all processes, golden runs and start-up included, and whether all rows are
-   equal, curves included.
-2. Two workers against one: seconds on the clock of the same campaign, golden runs already there, in turn.
+   equal, curves included. The part of all steps that had to be made says what no way of sharing can go below.
+2. Two workers against one: seconds on the clock of the same campaign, golden runs already there, in turn. Beside them
+   what the machine gives: two processes that only train, against one of them.
 3. The engine's and the store's cost of a trial that does nothing, with one worker.
 4. A store of many rows: rows a second, and the seconds of the table of outcomes, in all and by bit.
 """
 
 import argparse
+import multiprocessing
 import resource
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from shutil import copytree
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 import miscompute as mc
-from miscompute.campaigns import Done, Fixed, Job, Pool, Record, Store, carry_out, load_spec
+from miscompute.campaigns import Done, Fixed, Job, Pool, Record, Store, campaign_of, carry_out, load_spec
 from miscompute.fault import Extent, FaultSpace
 from miscompute.formats import FORMATS
 from miscompute.outcome import OUTCOMES, Point, Trajectory
+from miscompute.tasks import Training, load_data, recipe_for
 
 CONSOLE = Console()
 
@@ -59,16 +64,31 @@ def sharing(spec: Path, trials: int, folder: Path, workers: int) -> None:
         before = processor_seconds()
         mc.campaign(words, folder / name, workers=workers, shortcuts=shortcuts)
         used[name] = processor_seconds() - before
-    equal = rows(folder / "shared") == rows(folder / "each from step 0")
+    found = rows(folder / "shared")
+    equal = found == rows(folder / "each from step 0")
+    steps = campaign_of(words).settings[0].recipe.steps
+    made = {name: steps_made(found, steps, shared=name == "shared") for name in used}
     table = Table(title=f"{spec.stem}, {trials:,} trials: processor seconds, golden runs and start-up included")
-    for heading in ("trials", "processor, s", "a trial, s", "ratio", "target", "rows equal"):
+    for heading in ("trials", "processor, s", "a trial, s", "ratio", "target", "rows equal", "steps made"):
         table.add_column(heading, justify="right")
     whole = used["each from step 0"]
     for name, seconds in used.items():
         is_shared = name == "shared"
         cells = (f"{whole / seconds:.2f}", ">= 3", "yes" if equal else "NO") if is_shared else ("1", "", "")
-        table.add_row(name, f"{seconds:.1f}", f"{seconds / trials:.3f}", *cells)
+        table.add_row(name, f"{seconds:.1f}", f"{seconds / trials:.3f}", *cells, f"{made[name]:,}")
     CONSOLE.print(table)
+
+
+def steps_made(records: list[Record], steps: int, *, shared: bool) -> int:
+    """Count the steps of trials: to their end; of shared ones, from a transient's step until all is as golden."""
+    total = 0
+    for record in records:
+        assert record.trajectory is not None
+        crash, rejoined = record.trajectory.crash, record.trajectory.rejoined
+        end = crash.step + 1 if crash else steps
+        begin = min(int(record.labels.get("step") or 0), end) if shared else 0
+        total += (end if rejoined is None or not shared else rejoined) - begin
+    return total
 
 
 def workers_table(spec: Path, trials: int, folder: Path, repeats: int) -> None:
@@ -76,6 +96,7 @@ def workers_table(spec: Path, trials: int, folder: Path, repeats: int) -> None:
     first = folder / "first"
     mc.campaign({**words, "plan": {"kind": "fixed", "trials": 1}}, first, workers=1)
     seconds: dict[int, list[float]] = {1: [], 2: []}
+    bare: list[float] = []
     for repeat in range(repeats):
         for workers in (1, 2) if repeat % 2 == 0 else (2, 1):
             out = folder / f"{repeat}-{workers}"
@@ -83,6 +104,7 @@ def workers_table(spec: Path, trials: int, folder: Path, repeats: int) -> None:
             began = time.monotonic()
             mc.campaign(words, out, workers=workers)
             seconds[workers].append(time.monotonic() - began)
+        bare.append(capacity())
     ratios = sorted(one / two for one, two in zip(seconds[1], seconds[2], strict=True))
     table = Table(title=f"{spec.stem}, {trials:,} trials: seconds on the clock, starting the workers included")
     for heading in ("workers", "seconds", "times one worker", "lowest..highest", "target"):
@@ -91,7 +113,31 @@ def workers_table(spec: Path, trials: int, folder: Path, repeats: int) -> None:
     table.add_row(
         "2", f"{min(seconds[2]):.1f}", f"{ratios[len(ratios) // 2]:.2f}", f"{ratios[0]:.2f}..{ratios[-1]:.2f}", ">= 1.8"
     )
+    bare.sort()
+    table.add_row("two bare processes", "", f"{bare[len(bare) // 2]:.2f}", f"{bare[0]:.2f}..{bare[-1]:.2f}", "")
     CONSOLE.print(table)
+
+
+def capacity() -> float:
+    """Say how many times the work of one process two do that share nothing."""
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(train_alone, [1, 1]))  # both start, and load PyTorch and the data
+        one = train_alone_seconds(pool, 1)
+        return 2 * one / train_alone_seconds(pool, 2)
+
+
+def train_alone_seconds(pool: ProcessPoolExecutor, processes: int) -> float:
+    began = time.monotonic()
+    list(pool.map(train_alone, [300] * processes))
+    return time.monotonic() - began
+
+
+def train_alone(steps: int) -> None:
+    torch.set_num_threads(1)
+    training = Training(recipe_for("cluttered_digits", model="lenet5", batch_size=32), load_data("cluttered_digits"))
+    for _ in range(steps):
+        training.gradients()
+        training.update()
 
 
 SPACE = FaultSpace.parse(
