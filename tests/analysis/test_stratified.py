@@ -93,14 +93,14 @@ def test_narrower_than_the_sum_of_the_strata() -> None:
 
 
 def test_when_to_bet() -> None:
-    # The figures of the docstring: two strata with few and with many events, 64 without any.
-    for events, factor in ((0, 1.2), (150, 1.7)):
+    # The figures of the docstring: two strata without and with many events, 64 without any.
+    for events, factor in ((0, 1.0), (150, 1.7)):
         two = sampled((0.5, 0.5), (events, events), (500, 500))
         ratio = stratified_rate(two, method="betting").width / stratified_rate(two, method="melded").width
         assert ratio == pytest.approx(factor, abs=0.1)
     many = sampled((1 / 64,) * 64, (0,) * 64, (15,) * 64)
     ratio = stratified_rate(many, method="melded").width / stratified_rate(many, method="betting").width
-    assert ratio == pytest.approx(11, abs=1)
+    assert ratio == pytest.approx(14, abs=1)
 
 
 @given(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miscompute import InvalidInput
-from miscompute.analysis import confidence_sequence, rate, weighted_rate
+from miscompute.analysis import confidence_sequence, rate, weighted_mean, weighted_rate
 
 # A population of two kinds of faults: a tenth of them, with most events, is half of what is drawn.
 SHARE, DRAWN, RATE = np.array([0.1, 0.9]), np.array([0.5, 0.5]), np.array([0.3, 0.005])
@@ -82,7 +82,7 @@ def test_at_the_limits_a_gambler_has_made_what_was_agreed(normalised: bool) -> N
     found = weighted_rate(events, weights, bound=BOUND, normalised=normalised)
     bets = np.geomspace(1e-4, 0.99, 32)
     for limit, seen in ((found.low, events), (1 - found.high, ~events)):
-        accounts = np.ones(32) / 32
+        accounts = np.sqrt(bets) / np.sqrt(bets).sum()
         for happened, weight in zip(seen, weights, strict=True):
             if normalised:
                 gain = weight / BOUND * (happened / limit - 1)
@@ -92,6 +92,19 @@ def test_at_the_limits_a_gambler_has_made_what_was_agreed(normalised: bool) -> N
                 gain = (1 - weight * (not happened) / BOUND) / (1 - (1 - limit) / BOUND) - 1
             accounts *= 1 + bets * gain
         assert accounts.sum() == pytest.approx(2 / 0.05, rel=1e-6)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_means_cover_too(normalised: bool) -> None:
+    # Values of beta distributions with the rates as means, most of them near 0 or 1.
+    random, campaigns, trials = np.random.default_rng(4), 250, 200
+    missed = 0
+    for _ in range(campaigns):
+        kind = (random.random(trials) >= DRAWN[0]).astype(int)
+        values = random.beta(0.2 * RATE[kind], 0.2 * (1 - RATE[kind]))
+        found = weighted_mean(values, (SHARE / DRAWN)[kind], bound=BOUND, confidence=0.8, normalised=normalised)
+        missed += TRUTH not in found
+    assert missed <= 0.2 * campaigns + 3 * math.sqrt(0.2 * 0.8 * campaigns)
 
 
 def test_equal_weights_cost_less_than_twice_the_width() -> None:
@@ -105,5 +118,5 @@ def test_what_cannot_be_is_refused() -> None:
         weighted_rate(np.array([True, False]), np.array([1.0, 3.0]), bound=2.0)
     with pytest.raises(InvalidInput, match=r"weights=0..1 must be above 0"):
         weighted_rate(np.array([True, False]), np.array([0.0, 1.0]), bound=2.0)
-    with pytest.raises(InvalidInput, match="events must not be empty"):
+    with pytest.raises(InvalidInput, match="trials must not be none"):
         weighted_rate(np.array([], bool), np.array([]), bound=2.0)

@@ -29,4 +29,5 @@ from ._sequential import confidence_sequence as confidence_sequence
 from ._stratified import Stratum as Stratum
 from ._stratified import neyman as neyman
 from ._stratified import stratified_rate as stratified_rate
+from ._weighted import weighted_mean as weighted_mean
 from ._weighted import weighted_rate as weighted_rate

@@ -4,7 +4,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 _BETS = np.geomspace(1e-4, 0.99, 32)
-# Shares of the capital, mixed evenly. The best bet is as large as the interval is narrow relative to the mean.
+# Shares of the capital. The best bet is as large as the interval is narrow relative to the mean. Large bets get more of
+# the capital to begin with: they are best where there are few trials or events, and then everything is to be gained.
+_CAPITAL = np.sqrt(_BETS) / np.sqrt(_BETS).sum()
 
 
 def least_mean(
@@ -33,7 +35,7 @@ def least_mean(
     for _ in range(40):
         middle = (wrong + right) / 2
         growth = np.log1p(_BETS[:, None] * (share * (value / middle - 1))) @ repeats
-        if np.logaddexp.reduce(growth) - np.log(len(_BETS)) >= -np.log(tail):
+        if np.logaddexp.reduce(growth + np.log(_CAPITAL)) >= -np.log(tail):
             wrong = middle
         else:
             right = middle

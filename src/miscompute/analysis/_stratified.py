@@ -44,8 +44,9 @@ def stratified_rate(
       was at least nominal wherever it was calculated (tests/analysis/test_stratified.py).
     - ``betting`` on the trials, each weighed by its stratum (`least_mean`). Its coverage is proved.
 
-    Of few strata the melded interval is the narrower, by a factor of 1.2 to 2 with two. Of many with few events it is
-    the other, by a factor of 11 with 64 equal strata without any: melding allows for unseen events in each.
+    Of few strata with some events the melded interval is the narrower, by a factor of 1.7 with two and many events. Of
+    many with few events it is the other, by a factor of 14 with 64 equal strata without any: melding allows for unseen
+    events in each.
 
     Args:
         strata: sizes, events and trials. Where the trials were drawn from all faults alike, whatever the stratum,

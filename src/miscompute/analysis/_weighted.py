@@ -1,5 +1,7 @@
 """Rates from trials that were drawn more often where events were expected: importance sampling."""
 
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -18,15 +20,45 @@ def weighted_rate(
 ) -> Estimate:
     """Estimate the rate over a population from trials drawn with other probabilities.
 
+    Args:
+        events: whether it happened, one a trial.
+        weights: of the trials, as of `weighted_mean`.
+        bound: of the weights, as there.
+        confidence: of the interval.
+        normalised: as there.
+
+    Raises:
+        InvalidInput: if there are no trials, or a weight is not in 0..bound.
+
+    >>> drawn = np.random.default_rng(0).random(2_000) < 0.5  # half from the exponents, a tenth of the bits
+    >>> events = drawn & (np.random.default_rng(1).random(2_000) < 0.1)
+    >>> print(weighted_rate(events, np.where(drawn, 0.1 / 0.5, 0.9 / 0.5), bound=1.8))
+    0.9 % (0.6..1.4 %, 95 %, 90 of 2,000)
+    """
+    found = weighted_mean(events.astype(float), weights, bound=bound, confidence=confidence, normalised=normalised)
+    return replace(found, events=int(events.sum()), trials=events.size)
+
+
+def weighted_mean(
+    values: Float[np.ndarray, " trials"],
+    weights: Float[np.ndarray, " trials"],
+    *,
+    bound: float,
+    confidence: float = 0.95,
+    normalised: bool = False,
+) -> Estimate:
+    """Estimate the mean of values in 0..1 over a population from trials drawn with other probabilities.
+
     The interval assumes nothing about how the weights are distributed below their bound. It is where neither of two
-    gamblers, who bet that the rate is higher or lower, has turned 1 into ``2 / (1 - confidence)``; each puts constant
+    gamblers, who bet that the mean is higher or lower, has turned 1 into ``2 / (1 - confidence)``; each puts constant
     shares of the capital on every trial, mixed (Waudby-Smith and Ramdas, Estimating means of bounded random variables
     by betting, 2023). Like `confidence_sequence`, it holds at all looks at once and whatever the trials' order.
 
     Args:
-        events: whether it happened, one a trial.
+        values: one a trial.
         weights: the probability of the trial's fault under the population's distribution (1 / N, say), divided by the
-            probability with which it was drawn. Draws are independent, with replacement.
+            probability with which it was drawn. Draws are independent, with replacement; or of each stratum a number
+            fixed beforehand, without: N_h / N divided by n_h / n.
         bound: the largest weight that any fault could have had, drawn or not.
         confidence: of the interval.
         normalised: False for ``sum(w_i y_i) / n`` (Horvitz and Thompson, 1952), which is unbiased. True for
@@ -35,15 +67,10 @@ def weighted_rate(
 
     Raises:
         InvalidInput: if there are no trials, or a weight is not in 0..bound.
-
-    >>> drawn = np.random.default_rng(0).random(2_000) < 0.5  # half from the exponents, a tenth of the bits
-    >>> events = drawn & (np.random.default_rng(1).random(2_000) < 0.1)
-    >>> print(weighted_rate(events, np.where(drawn, 0.1 / 0.5, 0.9 / 0.5), bound=1.8))
-    0.9 % (0.6..1.6 %, 95 %, 90 of 2,000)
     """
     check_confidence(confidence)
-    if not events.size:
-        raise InvalidInput("events must not be empty: nothing is known before the first trial")
+    if not values.size:
+        raise InvalidInput("trials must not be none: nothing is known before the first")
     if not (weights.min() > 0 and weights.max() <= bound):
         raise InvalidInput(
             f"weights={weights.min():.6g}..{weights.max():.6g} must be above 0 and at most bound={bound:.6g}"
@@ -51,18 +78,16 @@ def weighted_rate(
     share = weights / bound
     tail = (1 - confidence) / 2
     if normalised:
-        best = float((weights * events).sum() / weights.sum())
-        low, high = _least(events.astype(float), share, tail), 1 - _least(1.0 - events, share, tail)
+        best = float((weights * values).sum() / weights.sum())
+        low, high = _least(values, share, tail), 1 - _least(1 - values, share, tail)
     else:
-        best = float((weights * events).mean())
-        value, whole = share * events, np.ones_like(share)
+        best = float((weights * values).mean())
+        value, whole = share * values, np.ones_like(share)
         low, high = bound * _least(value, whole, tail), bound * (1 - _least(1 - value, whole, tail))
     return Estimate(
         low=min(low, best),
         best=best,
         high=max(min(high, 1.0), best),
-        events=int(events.sum()),
-        trials=events.size,
         confidence=confidence,
         method="self-normalised, betting" if normalised else "horvitz-thompson, betting",
     )
