@@ -68,8 +68,9 @@ def lower(
     """
     fault.check(array)
     layers = (layer,) if isinstance(layer, Layer) else tuple(layer)
-    if isinstance(fault.site.exposure(rows=array.rows, cols=array.cols), MemoryExposure):
-        return tuple(_lower_memory(fault, layers, array, as_seen=as_seen))
+    exposure = fault.site.exposure(rows=array.rows, cols=array.cols)
+    if isinstance(exposure, MemoryExposure):
+        return tuple(_lower_memory(fault, exposure, layers, as_seen=as_seen))
     found: list[AnyError] = []
     for one in layers:
         for pass_ in passes:
@@ -100,9 +101,9 @@ def _renamed(error: Error | SumError, fault: Fault) -> Error | SumError:
     return error if error.operand == "result" else replace(error, operand=TWIN_OPERANDS[error.operand])
 
 
-def _lower_memory(fault: Fault, layers: Sequence[Layer], array: Array, *, as_seen: bool) -> Iterator[AnyError]:
-    exposure = fault.site.exposure(rows=array.rows, cols=array.cols)
-    assert isinstance(exposure, MemoryExposure)
+def _lower_memory(
+    fault: Fault, exposure: MemoryExposure, layers: Sequence[Layer], *, as_seen: bool
+) -> Iterator[AnyError]:
     elements = Range(start=exposure.first, stop=exposure.first + exposure.length)
     if exposure.store != "activation":
         yield StoredError(

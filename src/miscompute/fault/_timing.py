@@ -166,11 +166,7 @@ class Bursts(Timing):
     seed: int
 
     def __post_init__(self) -> None:
-        if not (1 <= self.mean_on < math.inf and 1 <= self.mean_off < math.inf) or self.seed < 0:
-            raise InvalidInput(
-                f"Bursts needs finite mean_on >= 1 and mean_off >= 1 steps and seed >= 0, not mean_on={self.mean_on}, "
-                f"mean_off={self.mean_off}, seed={self.seed}"
-            )
+        _check_bursts(self, "steps")
 
     def may_act(self, *, step: int) -> bool:
         """Hold in the bursts."""
@@ -182,6 +178,15 @@ class Bursts(Timing):
 
     def __str__(self) -> str:
         return f"bursts mean_on {float(self.mean_on)!r} mean_off {float(self.mean_off)!r} seed {self.seed}"
+
+
+def _check_bursts(timing: "Bursts | CycleBursts", unit: str) -> None:
+    on, off, seed = timing.mean_on, timing.mean_off, timing.seed
+    if not (1 <= on < math.inf and 1 <= off < math.inf) or seed < 0:
+        raise InvalidInput(
+            f"{type(timing).__name__} needs finite mean_on >= 1 and mean_off >= 1 {unit} and seed >= 0, not "
+            f"mean_on={on}, mean_off={off}, seed={seed}"
+        )
 
 
 @lru_cache(maxsize=64)
@@ -219,11 +224,7 @@ class CycleBursts(Timing):
     seed: int
 
     def __post_init__(self) -> None:
-        if not (1 <= self.mean_on < math.inf and 1 <= self.mean_off < math.inf) or self.seed < 0:
-            raise InvalidInput(
-                f"CycleBursts needs finite mean_on >= 1 and mean_off >= 1 cycles and seed >= 0, not "
-                f"mean_on={self.mean_on}, mean_off={self.mean_off}, seed={self.seed}"
-            )
+        _check_bursts(self, "cycles")
 
     def active(self, *, step: int, pass_: Pass, layer: str) -> bool:
         """Hold always: in some cycles of each pass that has enough of them (`cycles`)."""
