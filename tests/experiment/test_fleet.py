@@ -254,6 +254,10 @@ def test_what_cannot_be_is_refused_before_any_run(tmp_path: Path) -> None:
         replace(experiment, fault=parse_fault("weight[0,0] bit 40 stuck-at 0"))
     with pytest.raises(InvalidInput, match="workers=0 must be at least 1"):
         train_fleet(experiment, tmp_path, workers=0)
+    with pytest.raises(InvalidInput, match=r"layer='conv9' of Transient is no layer that the fault can be in"):
+        train_fleet(
+            replace(experiment, fault=parse_fault(f"{STUCK.site} bit 3 flip transient step 1 layer conv9")), tmp_path
+        )
     (tmp_path / "file").touch()
     with pytest.raises(InvalidInput, match=r"cannot be used .*; name another"):
         train_fleet(experiment, tmp_path / "file")

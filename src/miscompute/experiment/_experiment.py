@@ -67,17 +67,7 @@ class Experiment:
 
     def check_names(self) -> None:
         """Raise `InvalidInput` unless there is the layer, parameter, buffer or state that the fault names."""
-        source = DATA_SETS[self.recipe.data]
-        model = build_model(self.recipe.model, **source.sizes, width=self.recipe.width)
-        check_layers(self.fault, trace(model, source.zeros(1)))
-        inject(model, self.fault, array=self.array)  # looks a memory's tensor up; nothing is injected
-        site, states = self.fault.site, states_kept(self.recipe)
-        if isinstance(site, Memory) and site.store == "optimizer" and site.state not in states:
-            known = f"choose one of {', '.join(states)}" if states else "it keeps none without a momentum"
-            raise InvalidInput(
-                f"state={site.state!r} of optimizer-memory is none that optimizer={self.recipe.optimizer!r} keeps; "
-                f"{known}"
-            )
+        check_is_there(self.fault, self.recipe, self.array)
 
     def runs(self) -> tuple[Run, ...]:
         """Give the runs, by names that are their folders' too."""
@@ -94,6 +84,22 @@ class Experiment:
             for swizzle in self.swizzles
         ]
         return (golden[0], *faulty, *swizzled, *golden[1:])
+
+
+def check_is_there(fault: Fault, recipe: Recipe, array: Array) -> None:
+    """Raise `InvalidInput` unless a training has the layer, parameter, buffer or state that a fault names."""
+    if recipe.data not in DATA_SETS:
+        return  # `load_data` says so
+    source = DATA_SETS[recipe.data]
+    model = build_model(recipe.model, **source.sizes, width=recipe.width)
+    check_layers(fault, trace(model, source.zeros(1)))
+    inject(model, fault, array=array)  # looks a memory's tensor up; nothing is injected
+    site, states = fault.site, states_kept(recipe)
+    if isinstance(site, Memory) and site.store == "optimizer" and site.state not in states:
+        known = f"choose one of {', '.join(states)}" if states else "it keeps none without a momentum"
+        raise InvalidInput(
+            f"state={site.state!r} of optimizer-memory is none that optimizer={recipe.optimizer!r} keeps; {known}"
+        )
 
 
 def check_layers(fault: Fault, layers: Sequence[Layer]) -> None:
@@ -167,8 +173,7 @@ def train(
         raise InvalidInput(f"workers={workers} must be at least 1")
     if tensorboard:
         check_tensorboard()
-    if experiment.recipe.data in DATA_SETS:  # else `load_data` says that it is not
-        experiment.check_names()
+    experiment.check_names()
     _check_directory(experiment, out, resume=resume)
     # Downloads once, and says what is wrong before any run.
     check_fits(experiment.recipe, load_data(experiment.recipe.data, folder=data_folder))

@@ -12,7 +12,7 @@ from ..hardware import Array
 from ..outcome import Trajectory
 from ..tasks import MODEL_FORMAT, Recipe, check_fits, load_data
 from ._execute import replacing
-from ._experiment import _execute_all, identity_of, usable
+from ._experiment import _execute_all, check_is_there, identity_of, usable
 from ._fleet import Fleet
 from ._run import Run
 
@@ -41,6 +41,10 @@ class FleetExperiment:
         self.fault.check(self.array, MODEL_FORMAT)  # says so if a bit is outside
         for replicas in self.replicas:
             Fleet(replicas=replicas, faulty=self.faulty).check_fits(self.recipe)
+
+    def check_names(self) -> None:
+        """Raise `InvalidInput` unless there is the layer, parameter, buffer or state that the fault names."""
+        check_is_there(self.fault, self.recipe, self.array)
 
     def run(self, *, replicas: int, seed: int, faulty: bool) -> Run:
         """Give one fleet's run."""
@@ -93,11 +97,13 @@ def train_fleet(
         quiet: no progress bars.
 
     Raises:
-        InvalidInput: if the directory cannot be used, holds another experiment, or the data set cannot be had.
+        InvalidInput: if the fault names what the model has not, the directory cannot be used or holds another
+            experiment, or the data set cannot be had.
         KeyboardInterrupt: after Ctrl-C, once all runs have written their checkpoints.
     """
     if workers is not None and workers < 1:
         raise InvalidInput(f"workers={workers} must be at least 1")
+    experiment.check_names()
     _claim(experiment, out, resume=resume)
     # Downloads once, and says what is wrong before any run.
     check_fits(experiment.recipe, load_data(experiment.recipe.data, folder=data_folder))
