@@ -1,6 +1,6 @@
 """Tables of a campaign: the rates of outcomes with their intervals, in all and by what was chosen."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from rich.markup import escape
 from rich.table import Table
@@ -20,12 +20,19 @@ def rates_table(result: CampaignResult) -> Table:
     table.add_column("outcome")
     for heading in ("trials", "rate, %", _interval(result)):
         table.add_column(heading, justify="right")
-    for name in in_families(result.names):
-        if (found := result.rates.get(name)) is not None:
-            interval = f"{percent(found.low)} .. {percent(found.high)}"
-            shown = name if name in (*FAMILIES, FAILED) else f"  {name}"
-            table.add_row(shown, f"{found.events or 0:,}", percent(found.best), interval)
+    for row in rates_rows(result, indent="  "):
+        table.add_row(*row)
     return table
+
+
+def rates_rows(result: CampaignResult, *, indent: str) -> list[tuple[str, str, str, str]]:
+    """List for each outcome with a rate its name, a class's indented, its trials, its rate and the limits."""
+    rows = []
+    for name in in_families(result.rates):
+        found = result.rates[name]
+        shown = name if name in (*FAMILIES, FAILED) else indent + name
+        rows.append((shown, f"{found.events or 0:,}", percent(found.best), limits(found)))
+    return rows
 
 
 def rates_by_table(result: CampaignResult, axis: str) -> Table:
@@ -42,12 +49,12 @@ def rates_by_table(result: CampaignResult, axis: str) -> Table:
         table.add_column(name, justify="right")
     for label, found in rates.items():
         trials = max((one.trials or 0 for one in found.values()), default=0)
-        cells = [_cell(found[name]) if name in found else "-" for name in shown]
+        cells = [with_limits(found[name]) if name in found else "-" for name in shown]
         table.add_row("-" if label is None else str(label), f"{trials:,}", *cells)
     return table
 
 
-def in_families(names: Sequence[str]) -> list[str]:
+def in_families(names: Iterable[str]) -> list[str]:
     """Sort names of outcomes: each family before its classes, what is in none last."""
     places = {name: FAMILIES.index(rule.family) for name, rule in OUTCOMES.items()}
     places |= {family: place for place, family in enumerate(FAMILIES)}
@@ -85,8 +92,14 @@ def record_table(record: Record) -> tuple[Table, Table]:
     return facts, curve
 
 
-def _cell(found: Estimate) -> str:
-    return f"{percent(found.best)} ({percent(found.low)}..{percent(found.high)})"
+def with_limits(found: Estimate) -> str:
+    """Write a rate in per cent, and its limits behind it."""
+    return f"{percent(found.best)} ({limits(found)})"
+
+
+def limits(found: Estimate) -> str:
+    """Write a rate's limits in per cent."""
+    return f"{percent(found.low)}..{percent(found.high)}"
 
 
 def percent(part: float) -> str:

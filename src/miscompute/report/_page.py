@@ -16,14 +16,25 @@ import jinja2
 import vl_convert
 
 from .._invalid import InvalidInput
-from ..analysis import Estimate
-from ..campaigns import FAILED, CampaignResult, Record, Setting, Store, campaign_of, result_of, words_of
+from ..campaigns import CampaignResult, Record, Setting, Store, campaign_of, result_of, words_of
 from ..experiment import Recorded, environment, recorded, usable
-from ..outcome import CONFIDENCE, FAMILIES, METRICS, OUTCOMES, TAIL, TRAINING_METRIC, Trajectory, end_of
+from ..outcome import (
+    CONFIDENCE,
+    FAMILIES,
+    METRICS,
+    OUTCOMES,
+    TAIL,
+    TRAINING_METRIC,
+    Classified,
+    Outcome,
+    Trajectory,
+    end_of,
+)
 from ..tasks import Recipe
-from ._campaign import in_families, percent
+from ._campaign import in_families, rates_rows, with_limits
 from ._curves import SERIES, recorded_chart, trial_chart, write_png
 from ._rates import family_of, rates_by_chart, rates_chart
+from ._tables import ends_of, limits_of
 
 MOST_LABELS = 128
 """Values of an axis that rates are given for; where there are more, each has few trials."""
@@ -247,7 +258,7 @@ def _of_run(folder: Path) -> tuple[_Page, dict[str, _Chart]]:
         about="A training with the fault, and the same without it.",
         status=status,
         is_complete=held.is_complete,
-        outcomes=_verdicts(held),
+        outcomes=_verdicts(held, judged),
         columns=columns,
         names=seen,
         curves=[held.trajectories[name] for name in seen],
@@ -291,15 +302,10 @@ def _status(result: CampaignResult) -> list[str]:
 
 def _outcomes(result: CampaignResult) -> _Table:
     confidence = 100 * result.campaign.plan.confidence
-    rows = []
-    for name in in_families(result.names):
-        if (found := result.rates.get(name)) is not None:
-            shown = name if name in (*FAMILIES, FAILED) else f"\N{EM SPACE}{name}"
-            rows.append((shown, f"{found.events or 0:,}", percent(found.best), _limits(found)))
     first = next(iter(result.rates.values()))
     return _Table(
         headings=("outcome", "trials", "rate, %", f"{confidence:g} % interval"),
-        rows=rows,
+        rows=rates_rows(result, indent="\N{EM SPACE}"),
         remark=f"Of {first.trials or 0:,} trials, by {first.method}. Each interval holds by itself.",
     )
 
@@ -323,37 +329,20 @@ def _by(result: CampaignResult, axis: str, records: Sequence[Record]) -> _By | N
     rows = []
     for label, found in rates.items():
         trials = max((one.trials or 0 for one in found.values()), default=0)
-        cells = [f"{percent(found[n].best)} ({_limits(found[n])})" if n in found else "-" for n in names]
+        cells = [with_limits(found[name]) if name in found else "-" for name in names]
         rows.append(("-" if label is None else str(label), f"{trials:,}", *cells))
     table = _Table(headings=(axis, "trials", *(f"{name}, %" for name in names)), rows=rows)
     return _By(axis=axis, table=table, chart=rates_by_chart(result, axis, rates, names).to_dict())
 
 
-def _limits(found: Estimate) -> str:
-    return f"{percent(found.low)}..{percent(found.high)}"
-
-
-def _verdicts(held: Recorded) -> _Table:
+def _verdicts(held: Recorded, judged: Mapping[str, tuple[Outcome, Classified]]) -> _Table:
     """Tabulate where each run ended, as `outcome_table` does."""
-    metrics = (TRAINING_METRIC, *METRICS)
     rows = []
-    judged = {} if not held.golden else _judged(held)
     for name in held.runs:
-        outcome = judged.get(name)
-        said = (str(outcome[0]), outcome[1].name) if outcome else (_unjudged(held, name), "")
-        if name not in held.trajectories or not held.trajectories[name].points:
-            rows.append((name, "-", "-", "-", *said))
-            continue
-        below = {v.metric for v in outcome[0].verdicts if v.is_below} if outcome else set()
-        if outcome and outcome[0].training and outcome[0].training.is_below:
-            below.add(TRAINING_METRIC)
-        ends = [f"{percent(end_of(held.trajectories[name], m))}{' *' if m in below else ''}" for m in metrics]
-        rows.append((name, *ends, *said))
-    limits = next((outcome for outcome, _ in judged.values() if outcome.verdicts and outcome.training), None)
-    if limits is not None and limits.training is not None:
-        for word, what in (("golden mean", "golden"), ("limit", "limit")):
-            values = [percent(getattr(v, what)) for v in (limits.training, *limits.verdicts)]
-            rows.append((word, *values, "", ""))
+        outcome, classified = judged.get(name, (None, None))
+        said = (str(outcome), classified.name) if outcome and classified else (_unjudged(held, name), "")
+        rows.append((name, *ends_of(held.trajectories.get(name), outcome), *said))
+    limits = limits_of(outcome for outcome, _ in judged.values())
     return _Table(
         headings=(
             "run",
@@ -363,17 +352,10 @@ def _verdicts(held: Recorded) -> _Table:
             "outcome",
             "class",
         ),
-        rows=rows,
+        rows=[*rows, *((*row, "", "") for row in limits)],
         remark=f"Accuracy where each run ended, the mean of the last {TAIL:.0%} of its evaluations; * is below the "
         f"limit, the {CONFIDENCE:.0%} prediction limit of the golden runs.",
     )
-
-
-def _judged(held: Recorded) -> Mapping[str, Any]:
-    try:
-        return held.judged
-    except InvalidInput:
-        return {}  # the status says why
 
 
 def _unjudged(held: Recorded, name: str) -> str:

@@ -8,7 +8,7 @@ import altair as alt
 from ..analysis import Estimate
 from ..campaigns import CampaignResult
 from ..outcome import OUTCOMES
-from ._campaign import in_families, percent
+from ._campaign import in_families, limits, percent
 
 FAMILY_COLORS = {"crash": "#1a1a1a", "silent corruption": "#c22a2a", "nothing": "#2b6cb0"}
 _OTHER = "other"
@@ -32,7 +32,7 @@ Rates = Mapping[str, Estimate]
 
 def rates_chart(result: CampaignResult) -> alt.LayerChart:
     """Draw the rate of each outcome with its interval: families, and under each its classes."""
-    names = [name for name in in_families(result.names) if name in result.rates]
+    names = in_families(result.rates)
     rows = [_row(name, result.rates[name]) for name in names]
     chart = alt.Chart(alt.InlineData(values=rows))
     weight: Any = alt.condition(f"indexof({[*FAMILY_COLORS]}, datum.value) >= 0", alt.value(700), alt.value(400))
@@ -122,7 +122,7 @@ def family_of(name: str) -> str:
 
 
 def _row(name: str, found: Estimate) -> dict[str, Any]:
-    said = f"{percent(found.best)} % ({percent(found.low)}..{percent(found.high)})"
+    said = f"{percent(found.best)} % ({limits(found)})"
     words = {"outcome": name, "family": family_of(name), "said": said, "events": found.events, "trials": found.trials}
     return {**words, "low": found.low, "best": found.best, "high": found.high}
 

@@ -12,9 +12,10 @@ from ..error import AnyError, Error, Region, StoredError, SumError
 from ..experiment import Result
 from ..fault import PERMANENT, Timing
 from ..hardware import PASSES, Array, Layer, Pass
-from ..outcome import METRICS, TRAINING_METRIC, Outcome, Verdict, end_of
+from ..outcome import METRICS, TRAINING_METRIC, Outcome, Trajectory, Verdict, end_of
 from ..pvf import Advice, BitErrors, Damage, FeatureMap, FitRow, Row, Vulnerability
 from ..validation import Agreement
+from ._campaign import percent
 
 
 def outcome_table(result: Result) -> Table:
@@ -32,23 +33,32 @@ def outcome_table(result: Result) -> Table:
     for name, trajectory in result.trajectories.items():
         outcome = result.outcomes.get(name)
         said = (str(outcome), result.classified(name).name) if outcome else ("golden", "")
-        if not trajectory.points:
-            table.add_row(name, "-", "-", "-", *said)
-            continue
-        below = {verdict.metric for verdict in _verdicts(outcome) if verdict.is_below}
-        cells = [
-            f"{100 * end_of(trajectory, metric):.1f}{' *' if metric in below else ''}"
-            for metric in (TRAINING_METRIC, *METRICS)
-        ]
-        if outcome is None:
-            cells[1] = "-"
-        table.add_row(name, *cells, *said)
-    judged = next((outcome for outcome in result.outcomes.values() if outcome.verdicts), None)
-    if judged is not None:
+        training, faulty, healthy = ends_of(trajectory, outcome)
+        table.add_row(name, training, faulty if outcome else "-", healthy, *said)
+    limits = limits_of(result.outcomes.values())
+    if limits:
         table.add_section()
-        for name, field in (("golden mean", "golden"), ("limit", "limit")):
-            table.add_row(name, *(f"{100 * getattr(verdict, field):.1f}" for verdict in _verdicts(judged)), "", "")
+    for row in limits:
+        table.add_row(*row, "", "")
     return table
+
+
+def ends_of(run: Trajectory | None, outcome: Outcome | None) -> list[str]:
+    """Write where a run ended by each metric, the training's first, in per cent; ``*`` marks what is below a limit."""
+    metrics = (TRAINING_METRIC, *METRICS)
+    if run is None or not run.points:
+        return ["-"] * len(metrics)
+    below = {verdict.metric for verdict in _verdicts(outcome) if verdict.is_below}
+    return [f"{percent(end_of(run, metric))}{' *' if metric in below else ''}" for metric in metrics]
+
+
+def limits_of(outcomes: Iterable[Outcome]) -> list[tuple[str, ...]]:
+    """Write what runs were judged by, in two rows, the golden runs' mean and the limits; nothing if all crashed."""
+    judged = next((outcome for outcome in outcomes if outcome.verdicts), None)
+    if judged is None:
+        return []
+    rows = (("golden mean", "golden"), ("limit", "limit"))
+    return [(name, *(percent(getattr(verdict, field)) for verdict in _verdicts(judged))) for name, field in rows]
 
 
 def _verdicts(outcome: Outcome | None) -> list[Verdict]:
