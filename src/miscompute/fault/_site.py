@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from typing import TypeGuard
 
 from .._invalid import InvalidInput
 from ..formats import Format
@@ -37,31 +38,27 @@ class Site(ABC):
         """
         exposure, many = self.exposure(rows=array.rows, cols=array.cols), array.kernels
         found: list[tuple[AnyExposure, Effect | None]]
-        if many == 1 or not isinstance(exposure, Exposure | SumExposure):
-            found = [(exposure, self.acts(effect))]
-        elif isinstance(exposure, Exposure) and exposure.operand == "streaming":  # one word, which all kernels read
-            cols = range(exposure.cols.start * many, exposure.cols.stop * many)
-            found = [(replace(exposure, cols=cols), self.acts(effect))]
-        else:
+        if _is_of_several(exposure, array):
             assert array.format is not None
             parts = self._parts(effect, array, array.format)
+            cols = range(exposure.col, exposure.col + 1) if isinstance(exposure, SumExposure) else exposure.cols
             found = [
                 (_of_kernel(exposure, col * many + kernel), self.acts(part))
-                for col in (
-                    range(exposure.col, exposure.col + 1) if isinstance(exposure, SumExposure) else exposure.cols
-                )
+                for col in cols
                 for kernel, part in enumerate(parts)
                 if part is not None
             ]
+        else:
+            if many > 1 and isinstance(exposure, Exposure):  # all kernels of the cells read the one word
+                exposure = replace(exposure, cols=range(exposure.cols.start * many, exposure.cols.stop * many))
+            found = [(exposure, self.acts(effect))]
         return tuple((exposure, effect) for exposure, effect in found if effect is not None)
 
     def _parts(self, effect: Effect, array: Array, format: Format) -> list[Effect | None]:
         """Say what an effect on a word does to each kernel's; None: nothing. Most words are one kernel's."""
-        exposure, many = self.exposure(rows=array.rows, cols=array.cols), array.kernels
-        is_of_all = isinstance(exposure, Exposure) and exposure.operand == "streaming"
-        if many == 1 or is_of_all or not isinstance(exposure, Exposure | SumExposure):
+        if not _is_of_several(self.exposure(rows=array.rows, cols=array.cols), array):
             return [effect]
-        width = self.bits(array, format)
+        many, width = array.kernels, self.bits(array, format)
         if not isinstance(effect, StuckAt | Flip):
             raise InvalidInput(
                 f"effect '{effect}' of {self}: the word holds those of {many} kernels; use stuck-at or flip on its bits"
@@ -108,6 +105,12 @@ class Site(ABC):
 
     @abstractmethod
     def __str__(self) -> str: ...
+
+
+def _is_of_several(exposure: AnyExposure, array: Array) -> TypeGuard[Exposure | SumExposure]:
+    """Whether a word holds several kernels' side by side; a streaming operand's is one that all of them read."""
+    is_own = isinstance(exposure, SumExposure) or (isinstance(exposure, Exposure) and exposure.operand == "stationary")
+    return array.kernels > 1 and is_own
 
 
 def _of_kernel(exposure: Exposure | SumExposure, kernel: int) -> Exposure | SumExposure:
