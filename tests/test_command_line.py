@@ -14,7 +14,7 @@ import pytest
 import typer
 
 import miscompute.__main__ as command_line
-from miscompute.commands._options import folder_name
+from miscompute.commands._options import run_folder
 from miscompute.experiment import Run, execute
 from miscompute.hardware import ARRAYS
 from miscompute.outcome import Trajectory
@@ -217,8 +217,8 @@ def test_experiments_that_differ_have_directories_that_differ(
 
 def test_a_usual_experiment_has_no_hash_in_its_name() -> None:
     usual = {"lr": 0.1, "steps": 10}
-    assert folder_name("AlexNet-weight[0,0]", usual, usual) == "alexnet-weight-0-0-"
-    name = folder_name("a", {"lr": 0.2, "steps": 10}, usual)
+    assert run_folder("AlexNet-weight[0,0]", usual, usual) == Path("runs/alexnet-weight-0-0-")
+    name = run_folder("a", {"lr": 0.2, "steps": 10}, usual).name
     assert name == "a-" + sha256(b'{"lr": 0.2}').hexdigest()[:6]
 
 

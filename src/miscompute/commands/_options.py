@@ -39,8 +39,8 @@ Checkpoint = Annotated[
 Data = Annotated[str, typer.Option(help="cluttered_digits, cifar10 or tiny_shakespeare.")]
 DataFolder = Annotated[Path | None, typer.Option(help="Where the data set is.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images, or windows of text, a step.")]
-TrainedModel = Annotated[str, typer.Option("--model", help=f"{_MODELS}.")]
-TrainedSteps = Annotated[int | None, typer.Option("--steps", help="Of the training without a checkpoint.")]
+TrainedModel = Annotated[str, typer.Option(help=f"{_MODELS}.")]
+TrainedSteps = Annotated[int | None, typer.Option(help="Of the training without a checkpoint.")]
 StoredFormat = Annotated[
     str, typer.Option("--format", help="fp32, bf16, fp16, fp8_e4m3, fp8_e5m2, int8:max or int16:max.")
 ]
@@ -74,11 +74,12 @@ def print_table(table: Any) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table)  # in a file or a pipe, a row is a line
 
 
-def folder_name(names: str, settings: dict[str, Any], usual: dict[str, Any]) -> str:
+def run_folder(names: str, settings: dict[str, Any], usual: dict[str, Any]) -> Path:
     """Name a run directory: what it is about, and a short hash of the settings that are not the usual ones, if any."""
     words = re.sub(r"[^a-z0-9]+", "-", names.lower())
     others = {name: value for name, value in settings.items() if value != usual[name]}
-    return words + (f"-{sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()[:6]}" if others else "")
+    more = f"-{sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()[:6]}" if others else ""
+    return Path("runs") / f"{words}{more}"
 
 
 def array_of(name: str, **options: Any) -> Any:

@@ -20,8 +20,8 @@ from ._options import (
     TensorBoard,
     Width,
     array_of,
-    folder_name,
     print_table,
+    run_folder,
 )
 
 
@@ -101,7 +101,7 @@ def train(
             "swizzles": experiment.swizzles,
         }
         defaults = {"grad_weight": None, "image_mode": None, "golden_seeds": 5, "swizzles": ("step",)}
-        out = Path("runs") / folder_name(names, vars(recipe) | given, vars(usual) | defaults)
+        out = run_folder(names, vars(recipe) | given, vars(usual) | defaults)
     result = run_experiment(
         experiment, out, resume=resume, data_folder=data_folder, workers=workers, tensorboard=tensorboard, quiet=quiet
     )
