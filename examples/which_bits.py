@@ -22,7 +22,7 @@ from miscompute.campaigns import Record, Store
 from miscompute.outcome import end_of, prediction_limit
 from miscompute.report import write_png
 
-_COLORS = {"nothing": "#e8edf2", "silent corruption": "#e07b39", "crash": "#444444", "failed": "#ffffff"}
+_COLORS = {"nothing": "#e8edf2", "silent corruption": "#e07b39", "crash": "#444444"}
 
 
 def read(folder: Path) -> tuple[str, list[Record], float, float]:
@@ -127,7 +127,7 @@ def chart(rows: dict[str, list[Record]], subtitle: str) -> alt.LayerChart:
         color=alt.Color(
             "family:N",
             title=None,
-            scale=alt.Scale(domain=list(_COLORS)[:3], range=list(_COLORS.values())[:3]),
+            scale=alt.Scale(domain=list(_COLORS), range=list(_COLORS.values())),
             legend=alt.Legend(orient="bottom"),
         ),
         tooltip=["condition:N", "bit:O", "outcome:N", "text:N"],
