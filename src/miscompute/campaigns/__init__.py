@@ -33,6 +33,7 @@ from ._spec import load_spec as load_spec
 from ._spec import schema as schema
 from ._spec import spec_of as spec_of
 from ._store import SCHEMA as SCHEMA
+from ._store import STORE_FILE as STORE_FILE
 from ._store import Record as Record
 from ._store import Store as Store
 from ._store import merge as merge

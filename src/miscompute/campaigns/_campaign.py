@@ -41,7 +41,7 @@ from ._engine import Done, Engine, Job, engine_named
 from ._plan import FAILED, Plan, plan_of
 from ._rounds import carry_out
 from ._spec import Spec, load_spec, settings_of, spec_of
-from ._store import Label, Record, Store
+from ._store import STORE_FILE, Label, Record, Store
 
 _LEAST_TIMEOUT_SECONDS = 120.0
 _TIMEOUT_FACTOR = 30  # times what the slowest golden run took
@@ -163,8 +163,7 @@ class CampaignResult:
         Families are there whether seen or not: none in so many trials has an upper limit too.
         """
         seen = dict.fromkeys([*self.outcomes.values(), *filter(None, [self.campaign.steering])])
-        in_order = [*OUTCOMES, *(name for name in seen if name not in OUTCOMES)]
-        return tuple(dict.fromkeys([*FAMILIES, *(name for name in in_order if name in seen)]))
+        return tuple(dict.fromkeys([*FAMILIES, *(name for name in OUTCOMES if name in seen), *seen]))
 
     @cached_property
     def rates(self) -> Mapping[str, Estimate]:
@@ -230,7 +229,7 @@ def campaign(
     for setting in wanted.settings:
         # Downloads once, and says what is wrong before any run.
         check_fits(setting.recipe, _data(setting.recipe.data, folder=data_folder))
-    with _alone_in(out), Store(out / "store.sqlite", axes=wanted.space.axes) as store:
+    with _alone_in(out), Store(out / STORE_FILE, axes=wanted.space.axes) as store:
         store.describe("campaign", wanted.identity)
         store.note("made", {"command": sys.argv, "environment": environment()})
         done = store.trials()

@@ -23,6 +23,9 @@ from ._plan import FAILED
 SCHEMA = 1
 """The version of the tables, kept as SQLite's ``user_version``. docs/campaigns.md describes them."""
 
+STORE_FILE = "store.sqlite"
+"""The store of a campaign, in its folder."""
+
 _APPLICATION = int.from_bytes(b"misc")
 _BUSY_SECONDS = 30.0
 _CACHE_KIB = 1 << 16  # keys come in no order, so all of their index is in use

@@ -100,14 +100,14 @@ def merge(
     """Add trials of other folders of the same campaign."""
     from contextlib import ExitStack
 
-    from ..campaigns import Store
+    from ..campaigns import STORE_FILE, Store
     from ..campaigns import merge as merge_stores
     from ..experiment import usable
 
     with ExitStack() as stack:
-        sources = [stack.enter_context(Store(part / _STORE, read_only=True)) for part in parts]
+        sources = [stack.enter_context(Store(part / STORE_FILE, read_only=True)) for part in parts]
         stack.enter_context(usable(into))
-        target = stack.enter_context(Store(into / _STORE, axes=sources[0].axes))
+        target = stack.enter_context(Store(into / STORE_FILE, axes=sources[0].axes))
         new = merge_stores(target, sources)
         print(f"{new:,} new trials, {target.trials():,} in all: {target.path}")
 
@@ -115,20 +115,20 @@ def merge(
 @store.command()
 def export(folder: Folder, file: Annotated[Path, typer.Argument(help="To write; ends in .parquet or .csv.")]) -> None:
     """Write the trials as a table, without curves."""
-    from ..campaigns import Store
+    from ..campaigns import STORE_FILE, Store
     from ..campaigns import export as export_store
 
-    with Store(folder / _STORE, read_only=True) as opened:
+    with Store(folder / STORE_FILE, read_only=True) as opened:
         print(f"{export_store(opened, file):,} trials: {file}")
 
 
 @store.command()
 def show(folder: Folder, trial: Trial) -> None:
     """Print all that is recorded of a trial."""
-    from ..campaigns import Store
+    from ..campaigns import STORE_FILE, Store
     from ..report import record_table
 
-    with Store(folder / _STORE, read_only=True) as opened:
+    with Store(folder / STORE_FILE, read_only=True) as opened:
         for table in record_table(opened.find(trial)):
             print_table(table)
 
@@ -143,11 +143,11 @@ def replay(
     """Carry a trial out again, from its record alone, with a finer curve; exit status 1 if it comes out otherwise."""
     import torch
 
-    from ..campaigns import Store, campaign_of
+    from ..campaigns import STORE_FILE, Store, campaign_of
     from ..campaigns import replay as replay_trial
 
     torch.set_num_threads(1)  # as in the campaign
-    with Store(folder / _STORE, read_only=True) as opened:
+    with Store(folder / STORE_FILE, read_only=True) as opened:
         campaign = campaign_of(opened.about("campaign"))
         place = opened.find(trial).place
         into = folder / "replays" / f"{place}-every-{every}"
@@ -157,6 +157,3 @@ def replay(
         print(f"not as recorded: {found.difference}")
         raise typer.Exit(1)
     print("equal to the record, bit for bit")
-
-
-_STORE = "store.sqlite"

@@ -16,7 +16,7 @@ import jinja2
 import vl_convert
 
 from .._invalid import InvalidInput
-from ..campaigns import CampaignResult, Record, Setting, Store, campaign_of, result_of, words_of
+from ..campaigns import STORE_FILE, CampaignResult, Record, Setting, Store, campaign_of, result_of, words_of
 from ..experiment import Recorded, environment, recorded, usable
 from ..outcome import (
     CONFIDENCE,
@@ -40,7 +40,7 @@ MOST_LABELS = 128
 """Values of an axis that rates are given for; where there are more, each has few trials."""
 
 _MAIN = ("bit", "pass", "layer")  # axes that come first, and whose figures are files too, with those of the settings
-_STORE, _EXPERIMENT = "store.sqlite", "experiment.json"
+_EXPERIMENT = "experiment.json"
 
 Cell = str | int | float | None
 _Chart = dict[str, Any]  # a specification, which is slow to check, so it is made once
@@ -109,16 +109,16 @@ def write_report(folder: Path, out: Path | None = None) -> tuple[Path, ...]:
     if not folder.is_dir():
         raise InvalidInput(f"folder={str(folder)!r} is not there; name one that `train` or `campaign` wrote with --out")
     out = folder / "report" if out is None else out
-    if (folder / _STORE).is_file():
+    if (folder / STORE_FILE).is_file():
         page, figures = _of_campaign(folder, out / "spec.toml")
     elif (folder / _EXPERIMENT).is_file():
         page, figures = _of_run(folder)
     else:
-        within = sorted(str(path.parent) for name in (_STORE, _EXPERIMENT) for path in folder.glob(f"*/{name}"))
+        within = sorted(str(path.parent) for name in (STORE_FILE, _EXPERIMENT) for path in folder.glob(f"*/{name}"))
         others = f", but {', '.join(within[:3])}{' and others' if len(within) > 3 else ''} do" if within else ""
         raise InvalidInput(
-            f"folder={str(folder)!r} holds neither {_EXPERIMENT} of a run nor {_STORE} of a campaign{others}; name one "
-            "that `train` or `campaign` wrote with --out"
+            f"folder={str(folder)!r} holds neither {_EXPERIMENT} of a run nor {STORE_FILE} of a campaign{others}; name "
+            "one that `train` or `campaign` wrote with --out"
         )
     written = [out / "index.html"]
     with usable(out):
@@ -162,7 +162,7 @@ def _vega() -> str:
 
 
 def _of_campaign(folder: Path, spec: Path) -> tuple[_Page, dict[str, _Chart]]:
-    with Store(folder / _STORE, read_only=True) as store:
+    with Store(folder / STORE_FILE, read_only=True) as store:
         words, made = store.about("campaign"), store.about("made") or {}
         if words is None:
             raise InvalidInput(f"store {str(store.path)!r} holds no campaign; name one that `campaign` wrote")
