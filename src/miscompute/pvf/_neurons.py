@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.fx import Node
 
@@ -12,11 +13,11 @@ from .._invalid import InvalidInput
 from ..fault import BitOperation
 from ..formats import Format, format_named
 from ._brute import golden_of
-from ._criteria import Limits, failures
+from ._criteria import Golden, Limits, failures
 from ._engine import Work
-from ._fault_free import fault_free
-from ._faults import effects_of, faults_in
-from ._graph import LAYERS, Graph, capture, golden_values, module_of, run_node
+from ._fault_free import FaultFree, fault_free
+from ._faults import Faults, effects_of, faults_in
+from ._graph import LAYERS, Graph, Values, capture, golden_values, module_of, run_node
 from ._result import Measured, Vulnerability
 
 _MOST = 64  # elements between two reports
@@ -77,23 +78,19 @@ def neuron_vulnerability(
     counted = [
         torch.zeros(len(clean.criteria), len(one.elements), len(one.effects), dtype=torch.int64) for one in faults
     ]
-    done, total, first = 0, sum(map(len, faults)) * len(inputs), 0
-    for at in range(0, len(inputs), batch_size):
-        batch = inputs[at : at + batch_size]
+    done, total = 0, sum(map(len, faults)) * len(inputs)
+    of_examples = None if labels is None else labels.reshape(len(inputs), -1)
+    for first in range(0, len(inputs), batch_size):
+        batch = inputs[first : first + batch_size]
         # What the batch gives everywhere; what follows a faulty element is computed again for each fault.
         values = golden_values(graph, batch, lambda node: node in graph.batch)
-        scores = values[graph.output].flatten(0, -2)
-        golden = golden_of(scores, None if labels is None else labels.flatten()[first : first + len(scores)])
-        first += len(scores)
+        golden = golden_of(
+            values[graph.output].flatten(0, -2),
+            None if of_examples is None else of_examples[first : first + batch_size],
+        )
         for one, into in zip(faults, counted, strict=True):
-            node = nodes[one.parameter]
-            after = graph.after({node})
-            for row, element in enumerate(one.elements):
-                words = asked.encode(values[node].flatten(1)[:, element].double().numpy())
-                for column, effect in enumerate(one.effects):
-                    found = _scores(graph, node, after, values, element, _read(effect, words, asked))
-                    into[:, row, column] += failures(found, golden, clean.criteria, clean.limits).sum(1)
-                    done += len(batch)
+            into += _failures(graph, nodes[one.parameter], values, one, asked, golden, clean)
+            done += len(one) * len(batch)
             report(done, total)
     return Vulnerability(
         format=asked,
@@ -108,17 +105,29 @@ def neuron_vulnerability(
     )
 
 
+def _failures(
+    graph: Graph, node: Node, values: Values, faults: Faults, format: Format, golden: Golden, clean: FaultFree
+) -> Int64[Tensor, "criteria elements effects"]:
+    """Count the failed inferences of a batch under each fault of what a node gives."""
+    after = graph.after({node})
+    found = torch.zeros(len(clean.criteria), len(faults.elements), len(faults.effects), dtype=torch.int64)
+    for row, element in enumerate(faults.elements):
+        words = format.encode(values[node].flatten(1)[:, element].double().numpy())
+        for column, effect in enumerate(faults.effects):
+            scores = _scores(graph, node, after, values, element, _read(effect, words, format))
+            found[:, row, column] = failures(scores, golden, clean.criteria, clean.limits).sum(1)
+    return found
+
+
 def _read(effect: Any, words: np.ndarray, format: Format) -> Tensor:
     read = effect.read(words, format) if isinstance(effect, BitOperation) else effect.read(words, format, key=(0,))
     return torch.from_numpy(format.decode(read)).float()
 
 
-def _scores(
-    graph: Graph, node: Node, after: Sequence[Node], values: dict[Node, Any], element: int, read: Tensor
-) -> Tensor:
+def _scores(graph: Graph, node: Node, after: Sequence[Node], values: Values, element: int, read: Tensor) -> Tensor:
     wrong = values[node].clone(memory_format=torch.contiguous_format)
     wrong.view(len(wrong), -1)[:, element] = read
-    new: dict[Node, Any] = {node: wrong}
+    new: Values = {node: wrong}
 
     def of(one: Node) -> Any:
         if one in new:
