@@ -53,6 +53,13 @@ def test_all_faults_of_a_layer_and_what_cannot_be(subject: Callable[[str], Subje
     assert found.exhaustive
     assert found.rows("model")[0].faults == 10 * 8
     assert len(found.rows("channel")) == 10
+    drawn = [
+        neuron_vulnerability(model, inputs[:20], layers=["fc3"], kinds=["random-bits:2"], batch_size=size)
+        for size in (3, 20)
+    ]
+    failures = [one.failures()["fc3"] for one in drawn]
+    assert torch.equal(*failures)  # the bits are the element's, whatever runs together
+    assert 0 < int(failures[0].sum()) < 10 * 20
     with pytest.raises(InvalidInput, match="layer 'fc9' is not there; choose from fc1, fc2, fc3"):
         neuron_vulnerability(model, inputs[:2], layers=["fc9"])
     with pytest.raises(InvalidInput, match="format=int8:max of neurons must be of floating point"):

@@ -1,7 +1,7 @@
 """Which faults of stored parameters there are: elements times effects, in a number format."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import final
@@ -147,19 +147,25 @@ class Faults:
         """
         chosen = parameter.detach().reshape(-1)[torch.tensor(self.elements)].double().numpy()
         words = format.encode(chosen)
-        read = [self._read(effect, words, format) for effect in self.effects]
+        read = [words_read(effect, words, format, self.parameter, self.elements) for effect in self.effects]
         if self.protected:
             kept = np.array(self.protected, np.uint64)
             read = [(words & kept) | (one & ~kept) for one in read]
         return torch.from_numpy(np.stack([format.decode(one) for one in read], axis=1)).float()
 
-    def _read(self, effect: Effect, words: NDArray[np.uint64], format: Format) -> NDArray[np.uint64]:
-        if isinstance(effect, BitOperation):
-            return effect.read(words, format)
-        # What is drawn belongs to the word's address, whichever other words are asked for.
-        name = crc32(self.parameter.encode())
-        read = [effect.read(words[at : at + 1], format, key=(name, one)) for at, one in enumerate(self.elements)]
-        return np.concatenate(read)
+
+def words_read(
+    effect: Effect, words: NDArray[np.uint64], format: Format, owner: str, elements: Iterable[int]
+) -> NDArray[np.uint64]:
+    """Give what words are read as; ``elements``: of which element of their owner, a parameter say, each word is.
+
+    What is drawn belongs to that address, whichever other words are asked for.
+    """
+    if isinstance(effect, BitOperation):
+        return effect.read(words, format)
+    name = crc32(owner.encode())
+    read = [effect.read(words[at : at + 1], format, key=(name, one)) for at, one in enumerate(elements)]
+    return np.concatenate(read)
 
 
 def faults_in(

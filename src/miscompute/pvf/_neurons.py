@@ -1,22 +1,21 @@
 """Faults of neurons: a bit of one element of what a layer gives is wrong, in every inference."""
 
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.fx import Node
 
 from .._invalid import InvalidInput
-from ..fault import BitOperation
 from ..formats import Format, format_named
 from ._brute import golden_of
 from ._criteria import Golden, Limits, failures
 from ._engine import Work
 from ._fault_free import FaultFree, fault_free
-from ._faults import Faults, effects_of, faults_in
+from ._faults import Faults, effects_of, faults_in, words_read
 from ._graph import LAYERS, Graph, Values, capture, golden_values, module_of, run_node
 from ._result import Measured, Vulnerability
 
@@ -114,14 +113,10 @@ def _failures(
     for row, element in enumerate(faults.elements):
         words = format.encode(values[node].flatten(1)[:, element].double().numpy())
         for column, effect in enumerate(faults.effects):
-            scores = _scores(graph, node, after, values, element, _read(effect, words, format))
+            read = words_read(effect, words, format, faults.parameter, repeat(element, len(words)))
+            scores = _scores(graph, node, after, values, element, torch.from_numpy(format.decode(read)).float())
             found[:, row, column] = failures(scores, golden, clean.criteria, clean.limits).sum(1)
     return found
-
-
-def _read(effect: Any, words: np.ndarray, format: Format) -> Tensor:
-    read = effect.read(words, format) if isinstance(effect, BitOperation) else effect.read(words, format, key=(0,))
-    return torch.from_numpy(format.decode(read)).float()
 
 
 def _scores(graph: Graph, node: Node, after: Sequence[Node], values: Values, element: int, read: Tensor) -> Tensor:
