@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from .._invalid import InvalidInput
 from ..fault import CycleBursts, Exposure, Fault, SumExposure, Transient, WeightRegister
-from ..hardware import TWIN_PASSES, Array, Layer, Mapping, Moment, Pass, product_at
+from ..hardware import TWIN_PASSES, Array, Layer, Mapping, Moment, Pass, Schedule, product_at
 from ._error import Error, SumError
 from ._region import Range, Region
 
@@ -53,12 +53,18 @@ def _check_in_cycle(fault: Fault, exposure: Exposure, array: Array, layer: Layer
 
 
 def lower_cycle(
-    fault: Fault, timing: Transient, exposure: Exposure | SumExposure, array: Array, layer: Layer, step: int
+    fault: Fault,
+    timing: Transient,
+    exposure: Exposure | SumExposure,
+    array: Array,
+    layer: Layer,
+    schedule: Schedule,
+    step: int,
 ) -> Iterator[Error | SumError]:
-    """Derive what a fault corrupts in one cycle, or from one cycle on until its register is reloaded."""
+    """Derive what a fault corrupts in one cycle of a pass's schedule, or from it on until its register is reloaded."""
     assert timing.cycle is not None
     assert timing.pass_ is not None
-    pass_, mapping, schedule = timing.pass_, array.mapping(timing.pass_), array.schedule(layer, timing.pass_)
+    pass_, mapping = timing.pass_, array.mapping(timing.pass_)
     moment = schedule.at(timing.cycle)
     stripe = schedule.stripes[moment.stripe]
     lanes = array.lanes(step=step, layer=layer.index, stripe=moment.image * len(schedule.stripes) + moment.stripe)
@@ -148,11 +154,11 @@ def lower_cycles(
     named = TWIN_PASSES[pass_] if layer.transposed else pass_
     if isinstance(exposure, Exposure):
         _check_in_cycle(fault, exposure, array, layer, array.mapping(pass_))
-    total = array.schedule(layer, pass_).cycles
+    schedule = array.schedule(layer, pass_)
     in_sums: dict[Region, list[SumError]] = {}
-    for cycle in timing.cycles(total, step=step, pass_=named, layer=layer.name).tolist():
+    for cycle in timing.cycles(schedule.cycles, step=step, pass_=named, layer=layer.name).tolist():
         one = Transient(step=step, pass_=pass_, layer=layer.name, cycle=cycle)
-        for error in lower_cycle(fault, one, exposure, array, layer, step):
+        for error in lower_cycle(fault, one, exposure, array, layer, schedule, step):
             if isinstance(error, SumError):
                 in_sums.setdefault(error.results, []).append(error)
             else:

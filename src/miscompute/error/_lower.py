@@ -137,7 +137,7 @@ def _lower_word(
         yield from _flat(fault, layer, pass_, exposure.of, elements)
     elif isinstance(timing, Transient) and timing.cycle is not None:
         if (timing.layer, timing.pass_) == (layer.name, pass_):
-            yield from lower_cycle(fault, timing, exposure, array, layer, step)
+            yield from lower_cycle(fault, timing, exposure, array, layer, array.schedule(layer, pass_), step)
     elif isinstance(timing, CycleBursts):
         yield from lower_cycles(fault, timing, exposure, array, layer, pass_, step)
     elif isinstance(exposure, SumExposure):
