@@ -19,11 +19,13 @@ from .._invalid import InvalidInput
 from ..formats import Format
 from ._bounds import Bounds, bounds_of
 from ._brute import golden_of, scores_of
-from ._chain import Chain, Chained, Held, chain_of
+from ._chain import Chain, chain_of
+from ._columns import Held
 from ._criteria import CRITERIA, Golden, Limits, failures
 from ._faults import Faults
 from ._graph import arguments, capture, golden_values, run_node
 from ._rules import RULES, Context, Part, pooled
+from ._secants import Chained
 from ._seeds import Seed, seed_of
 
 aten = torch.ops.aten
@@ -280,7 +282,8 @@ class _Block:
         total = Work()
         user = users[0] if len(users) == 1 and users[0] in graph.batch else None
         chain = None if user is None else engine.chain(user)
-        for row, element in enumerate(faults.elements):
+        # In the order of memory, in which those of one channel follow each other: what they share is prepared once.
+        for row, element in sorted(enumerate(faults.elements), key=lambda one: one[1]):
             values = read[row]
             seed = None
             if user is not None:
