@@ -8,7 +8,8 @@ stated confidence. Others do not. Their exact coverage at a nominal 95 %, at its
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from scipy import optimize, special, stats
+import scipy  # loads stats and optimize when first used: a second that workers need not spend
+from scipy import special
 
 from .._invalid import InvalidInput
 from ._estimate import Estimate, check_confidence, check_events
@@ -50,7 +51,7 @@ def _blaker_low(events: int, trials: int, alpha: float) -> float:
 
     x, n, reaches, at_most = events, trials, special.betainc, special.betaincc
     begin, _ = _clopper_pearson(events, trials, 1 - alpha)
-    q = int(stats.binom.ppf(alpha / 2, trials, begin)) - 1
+    q = int(scipy.stats.binom.ppf(alpha / 2, trials, begin)) - 1
     while q < x - 1:  # then all counts are in one tail or the other, and the acceptability is 1
         if _acceptability(begin, x, n, q) > alpha:
             break
@@ -69,7 +70,7 @@ def _acceptability(p: float, x: int, n: int, q: int) -> float:
 
 
 def _root(function: Callable[[float, int], float], low: float, high: float, q: int) -> float:
-    return float(optimize.brentq(function, low, high, args=(q,), xtol=1e-300, rtol=1e-14))
+    return float(scipy.optimize.brentq(function, low, high, args=(q,), xtol=1e-300, rtol=1e-14))
 
 
 METHODS: Mapping[str, Callable[[int, int, float], Limits]] = MappingProxyType(
@@ -156,7 +157,7 @@ def _least_affected(events: int, trials: int, population: int, tail: float) -> i
     impossible, possible = events - 1, population - trials + events  # with the latter, all that were not tried
     while possible - impossible > 1:
         middle = (impossible + possible) // 2
-        if stats.hypergeom.sf(events - 1, population, middle, trials) > tail * (1 - _SLACK):
+        if scipy.stats.hypergeom.sf(events - 1, population, middle, trials) > tail * (1 - _SLACK):
             possible = middle
         else:
             impossible = middle

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
+import scipy  # loads stats and optimize when first used: a second that workers need not spend
 from jaxtyping import Float
-from scipy import optimize, special, stats
+from scipy import special
 
 from .._invalid import InvalidInput
 from ._estimate import Estimate, check_confidence
@@ -79,7 +80,9 @@ def _ratio_at_most(above: tuple[int, int], below: tuple[int, int], tail: float) 
     least = special.betaincinv(y, m - y + 1, np.arange(_CELLS) / _CELLS)[1:]
     low = np.log(x / n / (y / m)) if x else np.log(special.betaincinv(x + 1, n - x, tail))
     high = -np.log(least[0])  # there U / L is at most the ratio in all cells but the first
-    root = optimize.brentq(lambda u: _reached(np.exp(u) * least, x, n) - (1 - tail), min(low, 0) - 1, high, xtol=1e-9)
+    root = scipy.optimize.brentq(
+        lambda u: _reached(np.exp(u) * least, x, n) - (1 - tail), min(low, 0) - 1, high, xtol=1e-9
+    )
     return float(np.exp(root)) * (1 + 1e-8)
 
 
@@ -131,7 +134,7 @@ def permutation_p(first: Sequence[float], second: Sequence[float], *, resamples:
     def distance(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.asarray(np.abs(a.mean(axis) - b.mean(axis)))
 
-    found = stats.permutation_test(
+    found = scipy.stats.permutation_test(
         (first, second),
         distance,
         n_resamples=resamples,

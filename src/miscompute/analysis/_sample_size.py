@@ -2,7 +2,7 @@
 
 import math
 
-from scipy import stats
+from scipy import special
 
 from .._invalid import InvalidInput
 from ._binomial import rate
@@ -31,7 +31,7 @@ def leveugle(population: int, *, margin: float, confidence: float = 0.95, rate: 
         raise InvalidInput(f"margin={margin} must be between 0 and 1, for example 0.01 for one percent")
     if not 0 < rate < 1:
         raise InvalidInput(f"rate={rate} must be between 0 and 1; 0.5 needs the most trials and is safe")
-    t = round(float(stats.norm.ppf((1 + confidence) / 2)), 3)
+    t = round(float(special.ndtri((1 + confidence) / 2)), 3)
     return math.ceil(population / (1 + margin**2 * (population - 1) / (t**2 * rate * (1 - rate))))
 
 

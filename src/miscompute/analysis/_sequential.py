@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
-from scipy import optimize, special
+import scipy  # loads optimize when first used
+from scipy import special
 
 from .._invalid import InvalidInput
 from ._estimate import Estimate, check_confidence, check_events
@@ -75,7 +76,7 @@ def _least_rate(events: int, trials: int, bar: float) -> float:
     mixture, end = _log_mixture(events, trials), math.log(events / trials)
     begin = end - bar - abs(mixture) - 1
     return math.exp(
-        optimize.brentq(lambda u: mixture - _log_likelihood(u, events, trials) - bar, begin, end, xtol=1e-12)
+        scipy.optimize.brentq(lambda u: mixture - _log_likelihood(u, events, trials) - bar, begin, end, xtol=1e-12)
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from scipy import stats
+from scipy import special
 
 from .._invalid import InvalidInput
 from ._trajectory import Crash, Trajectory
@@ -151,7 +151,7 @@ def prediction_limit(values: Sequence[float], *, labels: int, confidence: float 
 
 @cache
 def _quantile(confidence: float, degrees: int) -> float:
-    return float(stats.t.ppf(confidence, degrees))
+    return float(special.stdtrit(degrees, confidence))
 
 
 def _verdict(metric: str, run: Trajectory, golden: Sequence[Trajectory], *, labels: int) -> Verdict:
