@@ -3,9 +3,12 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
+from functools import wraps
+from inspect import isgeneratorfunction
 from pathlib import Path
-from types import CodeType
-from typing import TYPE_CHECKING, Any
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import jaxtyping
 import pytest
@@ -25,16 +28,59 @@ _made: Counter[CodeType] = Counter()
 def _jaxtyped(*, typechecker: Any) -> Callable[[Any], Any]:
     """Check a function; one that is defined in another is made anew at each call of that, and checked eight times.
 
-    To wrap it costs more than what most do: four fifths of the time of tests of injection.
+    To wrap it costs more than what most do: four fifths of the time of tests of injection. So does what jaxtyping does
+    at each call to compare the sizes of arrays, where there are none: such a function is beartype's alone.
     """
 
     def decorate(function: Any) -> Any:
-        if "<locals>" not in function.__qualname__ or not hasattr(function, "__code__"):
+        if isinstance(function, type):
+            init = vars(function).get("__init__")
+            if is_dataclass(function) and isinstance(init, FunctionType) and not hasattr(init, "__wrapped__"):
+                setattr(function, "__init__", decorate(init))  # noqa: B010
+            return function
+        if "<locals>" in function.__qualname__:
+            _made[function.__code__] += 1
+            if _made[function.__code__] > 8:
+                return function
+        hints = {name: _hint(said, function.__globals__) for name, said in function.__annotations__.items()}
+        if isgeneratorfunction(function) or any(map(_has_array, hints.values())):
             return _checked(typechecker=typechecker)(function)
-        _made[function.__code__] += 1
-        return _checked(typechecker=typechecker)(function) if _made[function.__code__] <= 8 else function
+        return _without_arrays(function, hints, typechecker)
 
     return decorate
+
+
+def _hint(said: object, names: dict[str, Any]) -> Any:
+    """Say what an annotation means; what only type checkers can know means anything, as for jaxtyping."""
+
+    def holder() -> None: ...
+
+    holder.__annotations__ = {"said": said}
+    try:
+        return get_type_hints(holder, names, include_extras=True)["said"]
+    except NameError:
+        return Any
+
+
+def _has_array(hint: Any) -> bool:
+    if isinstance(hint, list):  # of a Callable's arguments
+        return any(map(_has_array, hint))
+    return isinstance(hint, type(jaxtyping.AbstractArray)) or any(map(_has_array, get_args(hint)))
+
+
+def _without_arrays(function: Any, hints: dict[str, Any], typechecker: Any) -> Any:
+    twin = FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    twin.__kwdefaults__, twin.__annotations__ = function.__kwdefaults__, hints
+    twin.__module__, twin.__qualname__ = function.__module__, function.__qualname__
+    checked, settings = typechecker(twin), jaxtyping.config
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (function if settings.jaxtyping_disable else checked)(*args, **kwargs)
+
+    return call
 
 
 jaxtyping.jaxtyped = _jaxtyped  # type: ignore[assignment]
