@@ -1,6 +1,7 @@
 """Models: sizes are the published ones, weights come from the seed, and each learns."""
 
 import math
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +26,7 @@ from miscompute.tasks import (
     resnet20,
     trained_resnet20,
 )
+from miscompute.tasks._models import without_memory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -130,6 +132,16 @@ def test_a_model_is_told_of_its_own_kind_of_data() -> None:
 def test_an_absurd_width_is_refused_before_memory_is_taken(name: str, width: float) -> None:
     with pytest.raises(InvalidInput, match=r"^width=.* makes .*; choose a smaller one$"):
         built(name, width=width)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_without_memory_sizes_are_known_and_nothing_is_drawn(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: dict[str, int] = {"classes": 10, **({"context": 64} if MODELS[name].reads == "tokens" else {"channels": 3})}
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)  # what a draw would load: it is refused
+    model = without_memory(name, **sizes, width=0.1)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    named = build_model(name, **sizes, width=0.1).named_parameters()
+    assert {n: p.shape for n, p in model.named_parameters()} == {n: p.shape for n, p in named}
 
 
 def test_what_training_keeps_counts_too(few_digits: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,11 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from .._invalid import InvalidInput
 from ..formats import FORMATS
@@ -149,11 +150,27 @@ def build_model(
     size = {"channels": channels} if reads == "images" else {"context": context}
     if None in size.values() or (channels is None) == (context is None):
         raise InvalidInput(f"model={name!r} reads {reads}: give {next(iter(size))}, and nothing else about the data")
-    with torch.device("meta"):  # which has no memory
-        check_memory(build(**size, classes=classes, width=width), width=width, copies=1)
+    check_memory(without_memory(name, **size, classes=classes, width=width), width=width, copies=1)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return build(**size, classes=classes, width=width)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves weights undrawn: for normal numbers without memory PyTorch loads its compiler, which takes seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func.__name__.endswith("normal_"):
+            return next(iter((*args, *(kwargs or {}).values())))
+        return func(*args, **(kwargs or {}))
+
+
+def without_memory(name: str, **sizes: Any) -> nn.Module:
+    """Build a model of the catalogue on the meta device: its parameters have sizes, and no values."""
+    with torch.device("meta"), _Undrawn():
+        return MODELS[name].build(**sizes)
 
 
 def check_reads(model: str, reads: Reads, data: str) -> None:

@@ -8,7 +8,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from .._invalid import InvalidInput
 from ._data import DataSet, crop_and_mirror
-from ._models import MODELS, build_model, check_memory, check_reads
+from ._models import build_model, check_memory, check_reads, without_memory
 from ._random import generator
 from ._recipe import OPTIMIZERS, SCHEDULES, Recipe
 
@@ -36,8 +36,7 @@ def check_fits(recipe: Recipe, data: DataSet) -> None:
             f"validation_examples={recipe.validation_examples} is more than the {len(data.validation_labels)} of "
             f"{data.name}; leave it out for all"
         )
-    with torch.device("meta"):
-        model = MODELS[recipe.model].build(**data.sizes, width=recipe.width)
+    model = without_memory(recipe.model, **data.sizes, width=recipe.width)
     check_memory(model, width=recipe.width, copies=_COPIES[recipe.optimizer])
 
 
