@@ -1,4 +1,12 @@
-"""A data set made up of noise, ready at once, and the command line on it: ``python made_up.py train ...``."""
+"""A data set made up of noise, ready at once, and the command line on it: ``python made_up.py train ...``.
+
+What the variable DAWDLES names, a run, takes a rest after each step: time for a test to interrupt it.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -23,9 +31,17 @@ def made_up(*_: object, **__: object) -> DataSet:
 
 
 if __name__ in ("__main__", "__mp_main__"):  # the latter in workers
-    from miscompute.experiment import _experiment
+    from miscompute.experiment import Run, _experiment, execute
+
+    def dawdling(run: Run, *args: Any, report: Callable[[int], None], **more: Any) -> Any:
+        def rest(step: int) -> None:
+            report(step)
+            time.sleep(0.05 if run.name == os.environ.get("DAWDLES") else 0)
+
+        return execute(run, *args, report=rest, **more)
 
     _experiment.load_data = _experiment._data = made_up  # type: ignore[assignment, attr-defined]
+    _experiment.execute = dawdling  # type: ignore[assignment, attr-defined]
 
 if __name__ == "__main__":
     from miscompute.__main__ import main

@@ -127,9 +127,10 @@ def test_without_a_terminal_each_run_that_ends_is_a_line(capsys: pytest.CaptureF
 def test_interrupted_and_killed_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     """Ctrl-C, kill -9 of the command and kill -9 of a worker, each during another run of the experiment."""
     out = tmp_path / "run"
-    small = "--width 0.05 --steps 160 --evaluate-every 20 --golden-seeds 2 --swizzle none --workers 1 --quiet"
+    experiment = replace(EXPERIMENT, recipe=replace(EXPERIMENT.recipe, steps=40, evaluate_every=5, batch_size=16))
+    small = "--width 0.05 --steps 40 --evaluate-every 5 --batch-size 16 --golden-seeds 2 --swizzle none --workers 1"
     program = str(Path(__file__).with_name("made_up.py"))
-    command = [sys.executable, program, "train", *small.split(), "--out", str(out)]
+    command = [sys.executable, program, "train", *small.split(), "--quiet", "--out", str(out)]
 
     def steps(name: str) -> int:
         """Say up to which step a run's curves go."""
@@ -140,7 +141,12 @@ def test_interrupted_and_killed_it_ends_as_if_it_had_not_been(tmp_path: Path) ->
     def started(until: str, *more: str) -> subprocess.Popen[str]:
         # A group of its own, as a terminal gives: Ctrl-C reaches the worker too.
         process = subprocess.Popen(
-            [*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            [*command, *more],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "DAWDLES": until},
         )
         while not steps(until):
             time.sleep(0.01)
@@ -151,14 +157,14 @@ def test_interrupted_and_killed_it_ends_as_if_it_had_not_been(tmp_path: Path) ->
     os.killpg(process.pid, signal.SIGINT)
     assert process.communicate(timeout=60) == ("", "interrupted: writing checkpoints; continue with --resume\n")
     assert process.returncode == 130
-    assert steps("golden-123") < 160
+    assert steps("golden-123") < 40
 
     process = started("faulty", "--resume")
     (worker,) = workers(process.pid)
     process.kill()
     process.communicate(timeout=60)  # returns when the worker, which has the pipe too, is gone
     assert not lives(worker)
-    assert steps("faulty") < 160
+    assert steps("faulty") < 40
 
     process = started("golden-124", "--resume")
     (worker,) = workers(process.pid)
@@ -167,12 +173,12 @@ def test_interrupted_and_killed_it_ends_as_if_it_had_not_been(tmp_path: Path) ->
         "miscompute: a worker was killed, perhaps for want of memory; continue with --resume and fewer --workers\n"
     )
     assert process.returncode == 2
-    assert steps("golden-124") < 160
+    assert steps("golden-124") < 40
     assert not (out / "outcome.json").exists()
 
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    trajectories = {run.name: execute(run, made_up(), tmp_path / run.name) for run in EXPERIMENT.runs()}
+    trajectories = {run.name: execute(run, made_up(), tmp_path / run.name) for run in experiment.runs()}
     for name in trajectories:
         kept, expected = ((folder / name / "trajectory.json").read_text() for folder in (out, tmp_path))
         assert kept == expected
