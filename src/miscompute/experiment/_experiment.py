@@ -94,8 +94,11 @@ def check_is_there(fault: Fault, recipe: Recipe, array: Array) -> None:
     model = build_model(recipe.model, **source.sizes, width=recipe.width)
     check_layers(fault, trace(model, source.zeros(1)))
     inject(model, fault, array=array)  # looks a memory's tensor up; nothing is injected
-    site, states = fault.site, states_kept(recipe)
-    if isinstance(site, Memory) and site.store == "optimizer" and site.state not in states:
+    site = fault.site
+    if not (isinstance(site, Memory) and site.store == "optimizer"):
+        return  # to ask an optimizer what it keeps loads PyTorch's compiler, which takes seconds
+    states = states_kept(recipe)
+    if site.state not in states:
         known = f"choose one of {', '.join(states)}" if states else "it keeps none without a momentum"
         raise InvalidInput(
             f"state={site.state!r} of optimizer-memory is none that optimizer={recipe.optimizer!r} keeps; {known}"
