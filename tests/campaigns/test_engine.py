@@ -1,17 +1,27 @@
-"""Every engine keeps one contract: a worker's end costs its job only, which is tried again, then given up."""
+"""Every engine keeps one contract: the same rows, and a worker's end costs its job only, tried again, then given up."""
 
 import os
 import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.campaigns.made_up import Here, results
 
 from miscompute import InvalidInput
-from miscompute.campaigns import ENGINES, Done, Engine, Job, engine_named
+from miscompute.campaigns import ENGINES, Done, Engine, Job, campaign, engine_named, spec_of
 
 HANGS = 0.5
+
+TEXT: dict[str, Any] = {
+    "name": "text",
+    "faults": "weight[0..7,0..7] bit 20..30 flip transient step * pass * layer *",
+    "plan": {"kind": "fixed", "trials": 6},
+    "golden_seeds": 2,
+    "task": {"data": "tiny_shakespeare", "model": "gpt", "width": 0.25, "steps": 3, "batch_size": 2},
+}
 
 
 def doubled(value: int) -> int:
@@ -84,6 +94,23 @@ def test_a_job_that_hangs_is_given_up() -> None:
         found = carried_out(engine, jobs)
     assert (found["hangs"].failure, found["hangs"].attempts) == ("no end within 0.5 seconds", 2)
     assert found["good"].value == 2
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text, and in ``alone`` what a campaign on it gives in this process."""
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "tinyshakespeare.txt").write_text("To be, or not to be, that is the question:\n" * 200)
+    campaign(spec_of(TEXT), folder / "alone", engine=Here(), shortcuts=False, data_folder=folder, quiet=True)
+    return folder
+
+
+def test_every_engine_gives_the_same_rows(engine: Engine, text: Path, tmp_path: Path) -> None:
+    """In two workers, which find the text of their own in its folder."""
+    campaign(spec_of(TEXT), tmp_path, engine=engine, data_folder=text, quiet=True)
+    alone = results(text / "alone")
+    assert len(alone) == 6
+    assert results(tmp_path) == alone
 
 
 @pytest.mark.parametrize(

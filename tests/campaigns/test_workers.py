@@ -1,42 +1,13 @@
-"""Campaigns in workers, and by the command line: on a text that is found in a folder."""
+"""Campaigns by the command line, on a text that is found in a folder; what workers do is in test_engine.py."""
 
 import json
 import sys
-import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.campaigns.made_up import Here, results
 
 from miscompute.__main__ import main
-from miscompute.campaigns import ENGINES, campaign, schema, spec_of
-
-TEXT: dict[str, Any] = {
-    "name": "text",
-    "faults": "weight[0..7,0..7] bit 20..30 flip transient step * pass * layer *",
-    "plan": {"kind": "fixed", "trials": 6},
-    "golden_seeds": 2,
-    "task": {"data": "tiny_shakespeare", "model": "gpt", "width": 0.25, "steps": 3, "batch_size": 2},
-}
-
-
-def test_every_engine_gives_the_same_rows(tmp_path: Path) -> None:
-    """In workers, which find a text of their own in a folder."""
-    (tmp_path / "tinyshakespeare.txt").write_text("To be, or not to be, that is the question:\n" * 200)
-    folders = []
-    for engine in ENGINES:
-        if engine == "ray":
-            pytest.importorskip("ray", reason="the extra `ray` is not installed")
-        folders.append(tmp_path / engine)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Ray says of itself when it starts
-            campaign(spec_of(TEXT), folders[-1], engine=engine, workers=2, data_folder=tmp_path, quiet=True)
-    alone = tmp_path / "alone"
-    campaign(spec_of(TEXT), alone, engine=Here(), shortcuts=False, data_folder=tmp_path, quiet=True)
-    assert len(results(alone)) == 6
-    for folder in folders:
-        assert results(folder) == results(alone)
+from miscompute.campaigns import schema
 
 
 def test_the_command_line_carries_a_campaign_out_and_shows_it(
