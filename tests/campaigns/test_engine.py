@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from tests.campaigns.made_up import Here, results
 
-from miscompute import InvalidInput
-from miscompute.campaigns import ENGINES, Done, Engine, Job, campaign, engine_named, spec_of
+from miscompute import InvalidInput, campaigns
+from miscompute.campaigns import ENGINES, Done, Engine, Job, engine_named, spec_of
 
 HANGS = 0.5
 
+# Workers import this module for its jobs, so it names `campaigns.campaign` only where that is called: it loads PyTorch.
 TEXT: dict[str, Any] = {
     "name": "text",
     "faults": "weight[0..7,0..7] bit 20..30 flip transient step * pass * layer *",
@@ -101,13 +102,13 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a text, and in ``alone`` what a campaign on it gives in this process."""
     folder = tmp_path_factory.mktemp("text")
     (folder / "tinyshakespeare.txt").write_text("To be, or not to be, that is the question:\n" * 200)
-    campaign(spec_of(TEXT), folder / "alone", engine=Here(), shortcuts=False, data_folder=folder, quiet=True)
+    campaigns.campaign(spec_of(TEXT), folder / "alone", engine=Here(), shortcuts=False, data_folder=folder, quiet=True)
     return folder
 
 
 def test_every_engine_gives_the_same_rows(engine: Engine, text: Path, tmp_path: Path) -> None:
     """In two workers, which find the text of their own in its folder."""
-    campaign(spec_of(TEXT), tmp_path, engine=engine, data_folder=text, quiet=True)
+    campaigns.campaign(spec_of(TEXT), tmp_path, engine=engine, data_folder=text, quiet=True)
     alone = results(text / "alone")
     assert len(alone) == 6
     assert results(tmp_path) == alone
