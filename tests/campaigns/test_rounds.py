@@ -56,12 +56,12 @@ def test_killed_fifty_times_it_ends_as_if_nothing_had_happened(tmp_path: Path) -
         runs += 1
         path = tmp_path / f"killed-{runs}"
         while True:
-            process = begun(path, seconds=0.001)
+            process = begun(path, seconds=0.0002)
             # Every other time only after a trial more is kept, so that it comes to an end on a busy machine too.
             least = trials(path) + 1 if kills % 2 else 0
             while process.is_alive() and trials(path) < least:
-                process.join(0.02)
-            process.join(moments.uniform(0, 0.3))
+                process.join(0.005)
+            process.join(moments.uniform(0, 0.1))
             if process.exitcode is not None:
                 break
             process.kill()

@@ -212,9 +212,7 @@ def test_the_judgement_of_a_training_that_learns(tmp_path: Path) -> None:
         std=(0.377,),
         augment=False,
     )
-    recipe = replace(
-        RECIPE, model="alexnet", width=0.1, lr=2e-3, schedule="one-cycle", batch_size=32, steps=150, evaluate_every=15
-    )
+    recipe = replace(RECIPE, lr=2e-3, schedule="one-cycle", steps=100, evaluate_every=20)
 
     def trained(fault: str | None, seed: int = 5) -> Trajectory:
         run = run_with(fault, recipe=replace(recipe, seed=seed))
