@@ -27,6 +27,7 @@ from ._sample_size import trials_for as trials_for
 from ._sequential import StoppingRule as StoppingRule
 from ._sequential import confidence_sequence as confidence_sequence
 from ._stratified import Stratum as Stratum
+from ._stratified import deal as deal
 from ._stratified import neyman as neyman
 from ._stratified import stratified_rate as stratified_rate
 from ._weighted import weighted_mean as weighted_mean

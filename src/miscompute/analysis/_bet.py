@@ -2,6 +2,7 @@
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy import optimize
 
 _BETS = np.geomspace(1e-4, 0.99, 32)
 # Shares of the capital. The best bet is as large as the interval is narrow relative to the mean. Large bets get more of
@@ -31,12 +32,14 @@ def least_mean(
     """
     if not (value * repeats).any():
         return 0.0
-    wrong, right = 0.0, 1.0
-    for _ in range(40):
-        middle = (wrong + right) / 2
-        growth = np.log1p(_BETS[:, None] * (share * (value / middle - 1))) @ repeats
-        if np.logaddexp.reduce(growth + np.log(_CAPITAL)) >= -np.log(tail):
-            wrong = middle
-        else:
-            right = middle
-    return wrong
+
+    def won(log_mean: float) -> float:
+        growth = np.log1p(_BETS[:, None] * (share * (value / np.exp(log_mean) - 1))) @ repeats
+        return float(np.logaddexp.reduce(growth + np.log(_CAPITAL)) + np.log(tail))
+
+    # Against the mean of what was seen nothing is won, and the more the less m is.
+    right = float(np.log((share * value) @ repeats / (share @ repeats)))
+    wrong = right - 1.0
+    while won(wrong) < 0:
+        wrong -= 1.0
+    return float(np.exp(optimize.brentq(won, wrong, right, xtol=1e-12)))

@@ -147,3 +147,28 @@ def neyman(sizes: Sequence[int], rates: Sequence[float], *, trials: int, least: 
         else:
             heapq.heappop(queue)
     return tuple(dealt)
+
+
+def deal(sizes: Sequence[int], shares: Sequence[float], trials: int, least: int = 1) -> list[int]:
+    """Deal trials to strata by shares, in whole numbers (Webster's method).
+
+    Args:
+        sizes: the faults in each stratum, which are the most trials it can get.
+        shares: of the trials, in any unit.
+        trials: all that there are to deal: at least the least for all, at most the faults.
+        least: what each stratum gets at least, or all its faults if they are fewer.
+
+    >>> deal([1_000, 1_000, 2], [0.5, 0.4, 0.1], 100)
+    [54, 44, 2]
+    """
+    dealt = [min(least, size) for size in sizes]
+    queue = [(-shares[h] / (dealt[h] + 0.5), h) for h in range(len(sizes)) if dealt[h] < sizes[h]]
+    heapq.heapify(queue)
+    for _ in range(trials - sum(dealt)):
+        h = queue[0][1]
+        dealt[h] += 1
+        if dealt[h] < sizes[h]:
+            heapq.heapreplace(queue, (-shares[h] / (dealt[h] + 0.5), h))
+        else:
+            heapq.heappop(queue)
+    return dealt

@@ -6,7 +6,6 @@ the order in which trials end; so nothing of a plan's progress is kept. From the
 from the first, and the first that is not complete is the next.
 """
 
-import heapq
 import math
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple, final
 
 from .. import analysis
 from .._invalid import InvalidInput
-from ..analysis import Estimate, StoppingRule, confidence_sequence, leveugle, neyman, rate, stratified_rate
+from ..analysis import Estimate, StoppingRule, confidence_sequence, deal, leveugle, neyman, rate, stratified_rate
 from ..fault import FaultSpace, Stratum
 from ..outcome import OUTCOMES
 
@@ -359,7 +358,7 @@ class Stratified(_Split):
             raise InvalidInput(
                 f"plan.pilot={self.pilot} must be at least {least}: {_PILOT} for each of {len(strata)} strata"
             )
-        pilot = _deal(sizes, [float(size) for size in sizes], self.pilot, _PILOT)
+        pilot = deal(sizes, [float(size) for size in sizes], self.pilot, _PILOT)
         others = sum(few < size for few, size in zip(pilot, sizes, strict=True))
         if self.trials - self.pilot < others:
             raise InvalidInput(
@@ -455,7 +454,7 @@ class Importance(_Split):
             self.shares.get(label) or self.shares["*"] * (stratum.size / others)
             for stratum, label in zip(strata, labels, strict=True)
         ]
-        return strata, _deal([s.size for s in strata], shares, self.trials, 1)
+        return strata, deal([s.size for s in strata], shares, self.trials, 1)
 
     def _parts(self, space: FaultSpace, seed: int, outcomes: Outcomes) -> list[_Part]:
         return [
@@ -586,21 +585,6 @@ def _known(asked: Iterable[int], outcomes: Outcomes) -> list[int]:
 
 def _samples(strata: Sequence[Stratum], seed: int, many: Sequence[int]) -> tuple[int, ...]:
     return tuple(index for s, n in zip(strata, many, strict=True) for index in s.sample(n, seed))
-
-
-def _deal(sizes: Sequence[int], shares: Sequence[float], trials: int, least: int) -> list[int]:
-    """Deal trials by shares in whole numbers (Webster's method), at least some to each, at most all its faults."""
-    dealt = [min(least, size) for size in sizes]
-    queue = [(-shares[h] / (dealt[h] + 0.5), h) for h in range(len(sizes)) if dealt[h] < sizes[h]]
-    heapq.heapify(queue)
-    for _ in range(trials - sum(dealt)):
-        h = queue[0][1]
-        dealt[h] += 1
-        if dealt[h] < sizes[h]:
-            heapq.heapreplace(queue, (-shares[h] / (dealt[h] + 0.5), h))
-        else:
-            heapq.heappop(queue)
-    return dealt
 
 
 def _check_least(name: str, value: int | None) -> None:

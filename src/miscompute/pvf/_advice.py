@@ -141,11 +141,11 @@ def advise(result: Vulnerability, target: float, *, by: str = "bit", criterion: 
     prevented: list[NDArray[np.float64]] = []
     costs: list[NDArray[np.int64]] = []
     keys: dict[str, NDArray[np.int64]] = {}
-    weight = 1 / (sum(len(one.faults) for one in result.measured) * result.inferences)  # of a failure, in the PVF
+    pairs = len(columns) * sum(math.prod(shape) for shape in result.shapes.values()) * result.inferences
     for name, table in result.failures(criterion).items():
         labels, found = unit.items(name, result.shapes[name], bits)
         keys[name] = found + len(names)
-        numbers = np.where(table.numpy() >= 0, table.numpy(), 0) * weight
+        numbers = table.clamp(min=0).numpy() * (result.stands_for(name) / pairs)  # what they add to the PVF
         at = found[:, :1].repeat(len(columns), 1) if unit.of_words else found[:, [one or 0 for one in columns]]
         gain = np.bincount(at.ravel(), weights=numbers.ravel(), minlength=len(labels))
         prevented.append(gain.astype(np.float64))

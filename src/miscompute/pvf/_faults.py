@@ -1,6 +1,5 @@
 """Which faults of stored parameters there are: elements times effects, in a number format."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -166,40 +165,6 @@ def words_read(
     name = crc32(owner.encode())
     read = [effect.read(words[at : at + 1], format, key=(name, one)) for at, one in enumerate(elements)]
     return np.concatenate(read)
-
-
-def faults_in(
-    shapes: Mapping[str, tuple[int, ...]], effects: Sequence[Effect], *, trials: int | None, seed: int, most: int
-) -> list[Faults]:
-    """List all faults of parameters of some shapes, of at the most so many elements at once, or draw some.
-
-    Those drawn are different, all alike; those of one element are one value.
-
-    Raises:
-        InvalidInput: unless from one to all are to be drawn.
-    """
-    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-    if trials is None:
-        return [
-            Faults(parameter=name, elements=tuple(range(first, min(first + most, size))), effects=tuple(effects))
-            for name, size in sizes.items()
-            for first in range(0, size, most)
-        ]
-    population = sum(sizes.values()) * len(effects)
-    if trials < 1:
-        raise InvalidInput(f"trials={trials} must be at least 1; leave it out for all faults")
-    if trials > population:
-        raise InvalidInput(f"trials={trials} exceed the {population} faults that there are; leave it out for all")
-    places = np.sort(np.random.default_rng(seed).choice(population, trials, replace=False))
-    elements, columns = np.divmod(places, len(effects))
-    ends = np.cumsum(list(sizes.values()))
-    owners = np.searchsorted(ends, elements, side="right")
-    names = list(sizes)
-    found: dict[tuple[str, int], list[Effect]] = {}
-    for owner, element, column in zip(owners.tolist(), elements.tolist(), columns.tolist(), strict=True):
-        first = int(ends[owner]) - sizes[names[owner]]
-        found.setdefault((names[owner], element - first), []).append(effects[column])
-    return [Faults(parameter=name, elements=(at,), effects=tuple(chosen)) for (name, at), chosen in found.items()]
 
 
 def rounded_to(model: nn.Module, names: Sequence[str], format: Format) -> dict[str, Format]:

@@ -13,9 +13,10 @@ from .._invalid import InvalidInput
 from ..formats import Format, format_named
 from ._brute import golden_of
 from ._criteria import Golden, Limits, failures
+from ._draws import all_faults, drawn_alike
 from ._engine import Work
 from ._fault_free import FaultFree, fault_free
-from ._faults import Faults, effects_of, faults_in, words_read
+from ._faults import Faults, effects_of, words_read
 from ._graph import LAYERS, Graph, Values, capture, golden_values, module_of, run_node
 from ._result import Measured, Vulnerability
 
@@ -73,7 +74,10 @@ def neuron_vulnerability(
     graph = capture(clean.model, inputs)
     nodes = _nodes(graph, layers)
     shapes = {name: tuple(node.meta["val"].shape[1:]) for name, node in nodes.items()}
-    faults = faults_in(shapes, effects, trials=trials, seed=seed, most=_MOST)
+    if trials is None:
+        faults = all_faults(shapes, effects, most=_MOST)
+    else:
+        faults = drawn_alike(shapes, effects, trials=trials, seed=seed)
     counted = [
         torch.zeros(len(clean.criteria), len(one.elements), len(one.effects), dtype=torch.int64) for one in faults
     ]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from types import MappingProxyType
 from typing import NamedTuple, final
@@ -10,15 +10,15 @@ from typing import NamedTuple, final
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from .._invalid import InvalidInput
-from ..analysis import Estimate, rate
-from ..analysis._bet import least_mean
+from ..analysis import Estimate, rate, weighted_mean
 from ..fault import BitOperation, Effect
 from ..formats import Format
 from ._criteria import place_of
+from ._draws import Allocation
 from ._engine import Work
 from ._faults import Faults
 
@@ -48,6 +48,28 @@ class Row(NamedTuple):
     critical: Estimate
 
 
+class _Group(NamedTuple):
+    """Faults of one group: failures of those tried, how many of all each stands for, and how many all are.
+
+    ``bound``: the most that one could stand for. ``is_split``: whether the draws were of these and others together, so
+    that how many of them are of the group is chance.
+    """
+
+    failures: Int64[np.ndarray, " tried"]
+    weights: Float64[np.ndarray, " tried"]
+    population: int
+    bound: float
+    is_split: bool
+
+    @property
+    def tried(self) -> int:
+        return len(self.failures)
+
+    @property
+    def mean(self) -> float:
+        return float((self.weights * self.failures).sum() / self.weights.sum())
+
+
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Vulnerability:
@@ -61,8 +83,9 @@ class Vulnerability:
         shapes: of the parameters.
         effects: that each element of a parameter may suffer.
         measured: what was found.
-        exhaustive: whether all faults of the parameters were tried, or some drawn at random, all alike.
+        exhaustive: whether all faults of the parameters were tried, or some drawn at random.
         work: how it was found.
+        allocation: how many faults were drawn of each parameter and effect; None: all alike, or all were tried.
     """
 
     format: Format
@@ -74,6 +97,7 @@ class Vulnerability:
     measured: tuple[Measured, ...]
     exhaustive: bool
     work: Work
+    allocation: Allocation | None = None
 
     def failures(self, criterion: str | None = None) -> dict[str, Int64[Tensor, "elements effects"]]:
         """Give the failures of every fault by parameter; -1 where a fault was not tried.
@@ -89,6 +113,15 @@ class Vulnerability:
             found[one.faults.parameter][elements[:, None], columns[None]] = one.failures[place]
         return found
 
+    def stands_for(self, parameter: str) -> Float64[np.ndarray, " effects"]:
+        """Say how many of all faults each one that was tried of a parameter stands for, by effect."""
+        size, columns = math.prod(self.shapes[parameter]), len(self.effects)
+        if self.allocation is not None:
+            return size / self.allocation[parameter]
+        tried = sum(len(one.faults) for one in self.measured)
+        population = columns * sum(math.prod(shape) for shape in self.shapes.values())
+        return np.full(columns, population / tried)
+
     def rows(self, by: str = "model", criterion: str | None = None, *, confidence: float = 0.95) -> tuple[Row, ...]:
         """Sum up by ``model``, ``layer``, ``parameter``, ``channel``, ``element``, ``bit``, ``field`` or ``effect``.
 
@@ -99,7 +132,7 @@ class Vulnerability:
             InvalidInput: for another word, or a criterion that was not asked for.
         """
         grouped = self._grouped((by,), criterion)
-        return tuple(self._row(name, *found, confidence) for (name,), found in grouped.items())
+        return tuple(self._row(name, found, confidence) for (name,), found in grouped.items())
 
     def cells(
         self,
@@ -118,7 +151,7 @@ class Vulnerability:
             InvalidInput: as `rows` does.
         """
         return {
-            (row, column): self._row(f"{row}, {column}", *found, confidence)
+            (row, column): self._row(f"{row}, {column}", found, confidence)
             for (row, column), found in self._grouped((rows, columns), criterion).items()
             if only is None or row in only
         }
@@ -144,45 +177,65 @@ class Vulnerability:
             raise InvalidInput(f"number={number} of the worst must be at least 1")
         if by not in GROUPS:
             raise InvalidInput(f"by={by!r} is unknown; choose from {', '.join(GROUPS)}")
-        found: list[tuple[float, str, np.ndarray, int]] = []
-        for (name,), (failures, population) in self._grouped((by,), criterion).items():
-            if failures.size:
-                found.append((float(failures.mean()), name, failures, population))
+        found = [(group.mean, name, group) for (name,), group in self._grouped((by,), criterion).items() if group.tried]
         found.sort(key=lambda one: -one[0])  # of equals, the first in the model
-        return tuple(self._row(name, failures, size, confidence) for _, name, failures, size in found[:number])
+        return tuple(self._row(name, group, confidence) for _, name, group in found[:number])
 
-    def _grouped(self, by: tuple[str, ...], criterion: str | None) -> dict[tuple[str, ...], tuple[np.ndarray, int]]:
-        """Give, for every combination of labels, the failures of the faults tried, and how many faults there are."""
+    def _grouped(self, by: tuple[str, ...], criterion: str | None) -> dict[tuple[str, ...], _Group]:
+        """Give the faults of every combination of labels."""
         for word in by:
             if word not in GROUPS:
                 raise InvalidInput(f"by={word!r} is unknown; choose from {', '.join(GROUPS)}")
-        tried: dict[tuple[str, ...], list[np.ndarray]] = {}
-        population: dict[tuple[str, ...], int] = {}
-        for name, table in self.failures(criterion).items():
+        tried = self._tried(criterion)
+        found: dict[tuple[str, ...], list[_Group]] = {}
+        for name, (elements, columns, failures) in tried.items():
             groupings = [GROUPS[word](self, name) for word in by]
             labels = list(product(*(names for names, _ in groupings)))
-            belongs = np.logical_and.reduce([keys >= 0 for _, keys in groupings])
-            places = np.zeros_like(groupings[0][1])
+            # (elements or 1, effects or 1): of a large model, a number for each fault would not fit into memory.
+            places, belongs = np.zeros((1, 1), np.int64), np.ones((1, 1), bool)
             for names, keys in groupings:
-                places = places * len(names) + keys
-            numbers, places = table.numpy()[belongs], places[belongs]
-            order = np.argsort(places, kind="stable")
-            for label, mine in zip(
-                labels, np.split(numbers[order], np.searchsorted(places[order], range(1, len(labels)))), strict=True
-            ):
-                if mine.size:
-                    population[label] = population.get(label, 0) + mine.size
-                    tried.setdefault(label, []).append(mine[mine >= 0])
-        return {label: (np.concatenate(parts), population[label]) for label, parts in tried.items()}
+                places, belongs = places * len(names) + keys, belongs & (keys >= 0)
+            shape = _size(self, name)
+            each = math.prod(shape) // places.size
+            sizes = each * np.bincount(places[belongs], minlength=len(labels))
+            mine = np.broadcast_to(belongs, shape)[elements, columns]
+            at = np.broadcast_to(places, shape)[elements, columns][mine]
+            order = np.argsort(at, kind="stable")
+            cuts = np.searchsorted(at[order], range(1, len(labels)))
+            stands = self.stands_for(name)
+            weights = np.split(stands[columns][mine][order], cuts)
+            parts = np.split(failures[mine][order], cuts)
+            is_split = self.allocation is not None and len(places) > 1
+            for label, size, some, of_some in zip(labels, sizes.tolist(), parts, weights, strict=True):
+                if size:
+                    found.setdefault(label, []).append(_Group(some, of_some, size, float(stands.max()), is_split))
+        return {label: _together(groups) for label, groups in found.items()}
+
+    def _tried(self, criterion: str | None) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Give the faults that were tried, by parameter: their elements, the places of their effects, and failures."""
+        place = place_of(criterion, self.criteria)
+        column = {effect: at for at, effect in enumerate(self.effects)}
+        nothing = np.zeros(0, np.int64)
+        parts = {name: [(nothing, nothing, nothing)] for name in self.shapes}
+        for one in self.measured:
+            columns = np.array([column[effect] for effect in one.faults.effects])
+            elements = np.array(one.faults.elements)
+            pairs = np.repeat(elements, len(columns)), np.tile(columns, len(elements))
+            parts[one.faults.parameter].append((*pairs, one.failures[place].numpy().ravel()))
+        joined = {name: [np.concatenate(some) for some in zip(*three, strict=True)] for name, three in parts.items()}
+        return {name: (elements, columns, failures) for name, (elements, columns, failures) in joined.items()}
 
     def frame(self) -> pl.DataFrame:
         """Give a row for each fault that was tried: parameter, element, effect, and its failures by each criterion.
 
-        An element counts in the order of memory. ``write_parquet`` and ``write_csv`` of the frame keep it.
+        An element counts in the order of memory; ``weight`` says how many of all faults this one stands for.
+        ``write_parquet`` and ``write_csv`` of the frame keep it.
         """
         parts = []
+        column = {effect: at for at, effect in enumerate(self.effects)}
         for one in self.measured:
             elements, effects = len(one.faults.elements), len(one.faults.effects)
+            columns = [column[effect] for effect in one.faults.effects]
             counts = {name: one.failures[at].flatten().numpy() for at, name in enumerate(self.criteria)}
             parts.append(
                 pl.DataFrame(
@@ -190,6 +243,7 @@ class Vulnerability:
                         "parameter": [one.faults.parameter] * (elements * effects),
                         "element": np.repeat(np.array(one.faults.elements), effects),
                         "effect": [str(effect) for effect in one.faults.effects] * elements,
+                        "weight": np.tile(self.stands_for(one.faults.parameter)[columns], elements),
                         "inferences": [self.inferences] * (elements * effects),
                         **counts,
                     }
@@ -197,20 +251,32 @@ class Vulnerability:
             )
         return pl.concat(parts)
 
-    def _row(self, name: str, failures: np.ndarray, population: int, confidence: float) -> Row:
-        total, faults = int(failures.sum()), len(failures)
+    def _row(self, name: str, group: _Group, confidence: float) -> Row:
+        total, faults, population = int(group.failures.sum()), group.tried, group.population
         inferences = faults * self.inferences
-        affected = int((failures > 0).sum())
-        if faults == population:
-            best = total / inferences
-            pvf = _exact(best, confidence, None, None)
+        shares, hit = group.failures / self.inferences, group.failures > 0
+        affected = int(hit.sum())
+        if not faults:
+            pvf = critical = Estimate(low=0.0, best=0.5, high=1.0, confidence=confidence, method="nothing was tried")
+        elif faults == population:
+            pvf = _exact(total / inferences, confidence, None, None)
             critical = _exact(affected / faults, confidence, affected, faults)
-        elif faults:
-            pvf = mean_estimate(failures / self.inferences, confidence)
+        elif self.allocation is None:
+            pvf = mean_estimate(shares, confidence)
             critical = rate(affected, faults, confidence=confidence, population=population)
         else:
-            pvf = critical = Estimate(low=0.0, best=0.5, high=1.0, confidence=confidence, method="nothing was tried")
+            pvf, critical = (_weighed(one, group, confidence) for one in (shares, hit.astype(float)))
         return Row(name, faults, population, total, inferences, pvf, critical)
+
+
+def _together(groups: Sequence[_Group]) -> _Group:
+    return _Group(
+        np.concatenate([one.failures for one in groups]),
+        np.concatenate([one.weights for one in groups]),
+        sum(one.population for one in groups),
+        max(one.bound for one in groups),
+        any(one.is_split for one in groups),
+    )
 
 
 def _exact(best: float, confidence: float, events: int | None, trials: int | None) -> Estimate:
@@ -219,22 +285,33 @@ def _exact(best: float, confidence: float, events: int | None, trials: int | Non
     )
 
 
-def mean_estimate(values: np.ndarray, confidence: float) -> Estimate:
+def mean_estimate(values: Float64[np.ndarray, " trials"], confidence: float) -> Estimate:
     """Estimate the mean of values in 0..1 of faults drawn at random, by betting; without replacement it is safe too."""
-    distinct, repeats = np.unique(values, return_counts=True)
-    ones, tail = np.ones(len(distinct)), (1 - confidence) / 2
-    low, best = least_mean(distinct, ones, repeats, tail), float(values.mean())
-    high = 1 - least_mean(1 - distinct, ones, repeats, tail)
-    return Estimate(low=min(low, best), best=best, high=max(high, best), confidence=confidence, method="betting")
+    return replace(weighted_mean(values, np.ones(len(values)), bound=1.0, confidence=confidence), method="betting")
+
+
+def _weighed(values: Float64[np.ndarray, " tried"], group: _Group, confidence: float) -> Estimate:
+    """Estimate the mean of values in 0..1 of faults of which each stands for some of the group's."""
+    if group.is_split:
+        return weighted_mean(values, group.weights, bound=group.bound, confidence=confidence, normalised=True)
+    # Where a fault stands for itself alone, all of its kind were tried.
+    rest = group.weights > 1
+    known, left = float(values[~rest].sum()), float(group.weights[rest].sum())
+    weights = group.weights[rest] * (rest.sum() / left)
+    found = weighted_mean(values[rest], weights, bound=float(weights.max()), confidence=confidence)
+    return found.map(lambda mean: (known + left * mean) / group.population)
 
 
 Grouping = Callable[[Vulnerability, str], tuple[list[str], np.ndarray]]
-"""Labels, and for each fault of a parameter (elements, effects) the label's place, -1 for none."""
+"""Labels, and the label's place, -1 for none, for all faults of a parameter (elements, effects).
+
+Where all elements have the same, or all effects, that dimension is 1.
+"""
 
 
 def _whole(label: Callable[[str], str]) -> Grouping:
-    def group(result: Vulnerability, name: str) -> tuple[list[str], np.ndarray]:
-        return [label(name)], np.zeros(_size(result, name), int)
+    def group(_: Vulnerability, name: str) -> tuple[list[str], np.ndarray]:
+        return [label(name)], np.zeros((1, 1), np.int64)
 
     return group
 
@@ -261,17 +338,17 @@ def by_word(name: str, shape: tuple[int, ...]) -> tuple[list[str], np.ndarray]:
 def _by_element(division: Division) -> Grouping:
     def group(result: Vulnerability, name: str) -> tuple[list[str], np.ndarray]:
         labels, keys = division(name, result.shapes[name])
-        return labels, np.repeat(keys[:, None], len(result.effects), 1)
+        return labels, keys[:, None]
 
     return group
 
 
 def _by_effect(label: Callable[[Vulnerability, Effect], str | None]) -> Grouping:
-    def group(result: Vulnerability, name: str) -> tuple[list[str], np.ndarray]:
+    def group(result: Vulnerability, _: str) -> tuple[list[str], np.ndarray]:
         found = [label(result, effect) for effect in result.effects]
         labels = list(dict.fromkeys(one for one in found if one is not None))
         keys = np.array([-1 if one is None else labels.index(one) for one in found])
-        return labels, np.repeat(keys[None], _size(result, name)[0], 0)
+        return labels, keys[None]
 
     return group
 

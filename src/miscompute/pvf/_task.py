@@ -28,6 +28,7 @@ def measure_task(
     format: str = "fp32",
     criteria: Sequence[str] | None = None,
     trials: int | None = None,
+    plan: str = "uniform",
     draw_seed: int | None = None,
     protection: Protection | None = None,
     images: int | None = None,
@@ -41,11 +42,13 @@ def measure_task(
         recipe: of the training, and of the model that a checkpoint is of; its seed also decides which faults are drawn.
         out: the run directory: ``model.pt`` if it is trained here, and what is counted.
         checkpoint: the model's ``state_dict``, alone or under the key ``state_dict`` or ``model``.
-        parameters: as of `vulnerability`, and so are ``kinds``, ``format``, ``criteria``, ``trials`` and ``workers``.
+        parameters: as of `vulnerability`, and so are ``kinds``, ``format``, ``criteria``, ``trials``, ``plan`` and
+            ``workers``.
         kinds: of faults.
         format: of the stored parameters.
         criteria: of failure.
         trials: how many faults to draw; None: all.
+        plan: how to draw them.
         workers: processes.
         draw_seed: decides which faults are drawn; None: the recipe's seed does.
         protection: bits that no fault changes.
@@ -68,6 +71,7 @@ def measure_task(
         format=format,
         criteria=criteria,
         trials=trials,
+        plan=plan,
         seed=recipe.seed if draw_seed is None else draw_seed,
         protection=protection,
         workers=workers,
