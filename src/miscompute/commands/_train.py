@@ -62,7 +62,6 @@ def train(
     from ..experiment import Experiment
     from ..experiment import train as run_experiment
     from ..fault import parse_fault
-    from ..report import curves_chart, outcome_table, write_chart
     from ..tasks import recipe_for
 
     recipe = recipe_for(
@@ -105,6 +104,8 @@ def train(
     result = run_experiment(
         experiment, out, resume=resume, data_folder=data_folder, workers=workers, tensorboard=tensorboard, quiet=quiet
     )
+    from ..report import curves_chart, outcome_table, write_chart  # not before: it would keep the runs waiting
+
     print_table(outcome_table(result))
     png, html = write_chart(curves_chart(result), out / "curves")
     print(f"figure: {png} (interactive: {html})\nrun directory: {out}")
