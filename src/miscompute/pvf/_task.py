@@ -94,10 +94,12 @@ def task_examples(
         raise InvalidInput(f"images={images} must be at least 1")
     data = load_data(recipe.data, folder=data_folder)
     held = len(data.validation_labels)
+    is_more = images is not None and images > held
+    if is_more and recipe.data != "cluttered_digits":
+        raise InvalidInput(f"images={images} are more than the {held} of {data.name}; choose at most {held}")
     model = task_model(recipe, data, out, checkpoint=checkpoint, report=report)
-    if images is not None and images > held:
-        if recipe.data != "cluttered_digits":
-            raise InvalidInput(f"images={images} are more than the {held} of {data.name}; choose at most {held}")
+    if is_more:
+        assert images is not None
         data = cluttered_digits(validation_images=images)
     return model, data.normalised(data.validation_images[:images]), data.validation_labels[:images]
 
