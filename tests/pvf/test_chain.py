@@ -106,6 +106,28 @@ def test_what_is_said_to_make_a_score_nan_does(subject: Callable[[str], Subject]
         assert bool(third(second(hidden).relu()).isnan().any(1).all())
 
 
+def test_a_change_of_one_channel_moves_scores_by_no_more_than_its_gain_says(deep: Subject) -> None:
+    model, inputs, _ = deep
+    chain = chain_after(Engine(model, inputs, None, {}, batch_size=8), 0)
+    distance = chain.bounds.distance
+    assert isinstance(model, Deep)
+    assert distance is not None
+    with torch.no_grad():
+        x = nn.functional.max_pool2d(model.first(inputs), 2).relu()
+        for channel in range(3):
+            moved = torch.zeros_like(x)
+            moved[:, channel] = torch.randn(24, 7, 7) * torch.logspace(-3, 3, 24)[:, None, None]
+            found = [
+                model.last(nn.functional.max_pool2d(model.third(torch.relu(model.second(one))), (1, 2)).flatten(1))
+                for one in (x, x + moved)
+            ]
+            taken = found[1] - found[0]
+            nearer = (taken[:, None] - taken[:, :, None]).abs()  # -> (examples, golden class, class)
+            allowed = chain.gain(channel) * moved.flatten(1).norm(dim=1)[:, None, None] * distance
+            assert bool((nearer <= allowed + 1e-4).all())
+            assert float((nearer / allowed.clamp_min(1e-9)).max()) > 0.02
+
+
 def test_words_between_a_computed_change_and_none_are_proved(subject: Callable[[str], Subject]) -> None:
     model, inputs, labels = subject("lenet5")
     formats = rounded_to(model, ["conv2.weight"], format_named("fp32"))

@@ -240,7 +240,7 @@ def _norm(node: Node, graph: Graph, shapes: Mapping[Node, tuple[int, ...]]) -> f
         return None
     weight = weight.double()
     if target is aten.linear.default:
-        return _largest_singular_value(weight[None])
+        return largest_singular_value(weight[None])
     if target is aten.conv2d.default and (len(arguments(node)) < 7 or arguments(node)[6] == 1):
         user = next(iter(node.users))
         if len(node.users) == 1 and user.target is aten.batch_norm.default and _is_folded(user):
@@ -277,10 +277,10 @@ def convolution_norm(weight: Tensor, *, points: int = 16) -> float:
         factor /= math.cos(math.pi * degree / count) if degree else 1.0
         grid.append(count)
     transformed = torch.fft.fft2(weight, s=grid).permute(2, 3, 0, 1).flatten(0, 1)  # -> (frequencies, oc, ic)
-    return _largest_singular_value(transformed) * factor
+    return largest_singular_value(transformed) * factor
 
 
-def _largest_singular_value(matrices: Tensor) -> float:
+def largest_singular_value(matrices: Tensor) -> float:
     """Bound the largest singular value of all matrices (n, rows, columns) from above, tightly."""
     adjoint = matrices.mH
     gram = matrices @ adjoint if matrices.shape[1] <= matrices.shape[2] else adjoint @ matrices

@@ -5,13 +5,14 @@ the parameter, and a few computed changes decide many (`_secants`). Examples are
 features are operators on rows, and a convolution is a few products with the rows that it needs.
 """
 
+import math
 from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
-from ._bounds import Bounds
+from ._bounds import Bounds, convolution_norm, largest_singular_value
 from ._graph import Graph, arguments
 
 aten = torch.ops.aten
@@ -108,8 +109,8 @@ class Product(NamedTuple):
 class Chain:
     """What follows an operator, if it is a chain. See `chain_of`."""
 
-    def __init__(self, graph: Graph, steps: tuple[Step, ...], tables: tuple[Tensor, ...]) -> None:
-        self.graph, self.steps = graph, steps
+    def __init__(self, graph: Graph, steps: tuple[Step, ...], tables: tuple[Tensor, ...], bounds: Bounds) -> None:
+        self.graph, self.steps, self.bounds = graph, steps, bounds
         self.tables = tables  # of each step: how much each score can come nearer (golden class, class, operand)
         self.later = tuple(
             self._product(before, after, None) for before, after in zip(self.steps[1:-1], self.steps[2:], strict=True)
@@ -118,6 +119,22 @@ class Chain:
     def first(self, channel: int) -> Product | None:
         """Give the first product, of one channel of its operand; None: the channel is a score."""
         return self._product(self.steps[0], self.steps[1], channel) if len(self.steps) > 1 else None
+
+    def gain(self, channel: int) -> float:
+        """Bound how much the Euclidean norm of a change of one channel of the first operand grows: see `Bounds`.
+
+        One channel alone grows less than all together may.
+        """
+        node = self.steps[0].product
+        if node is None or node not in self.bounds.gain:
+            return math.inf
+        weight = self.graph.constants[arguments(node)[1]].double()
+        if node.target is aten.linear.default:
+            size = self.steps[0].windows[0] * self.steps[0].windows[1]
+            norm = largest_singular_value(weight[None, :, channel * size : (channel + 1) * size])
+        else:
+            norm = convolution_norm(weight[:, channel : channel + 1])
+        return norm * self.bounds.gain[node]
 
     def _product(self, before: Step, after: Step, channel: int | None) -> Product:
         node = before.product
@@ -199,7 +216,7 @@ def chain_of(graph: Graph, node: Node, shapes: dict[Node, tuple[int, ...]], boun
                 same = torch.eye(classes)
                 table = (same[None] + same[:, None]).clamp(max=1)  # -> (golden class, class, score)
                 tables.append(table)
-            return Chain(graph, tuple(steps), tuple(tables))
+            return Chain(graph, tuple(steps), tuple(tables), bounds)
         source: Node = arguments(node)[0]
         if not _is_plain_product(node, graph) or source not in bounds.absolute:
             return None

@@ -106,8 +106,9 @@ class Chained:
             table[:, :, one.operands(one.shape[0])]
             for table, one in zip(chain.tables[1:], chain.steps[1:-1], strict=True)
         ]
-        self.tables = torch.cat(tables, 2).contiguous()
         self.first_table = tables[0].contiguous()
+        self.later_tables = torch.cat(tables[1:], 2).contiguous() if len(tables) > 1 else None
+        self.gain = chain.gain(channel)
 
     def count(self, node: Node, channel: int, factor: Tensor | None, changes: Tensor, stored: float) -> Tally:
         """Count the failures of all changes of an element.
@@ -161,9 +162,17 @@ class Chained:
                 torch.mm(table[g], changes[:, begin:end], out=result[:, begin:end])
         return result
 
+    def _nearer(self, changes: Tensor, classes: Tensor) -> Tensor:
+        """Bound how much nearer each class comes by changes of the first operand: by absolute weights, or by norms."""
+        found = self._against(self.first_table, changes, classes)
+        if (distance := self.chain.bounds.distance) is not None and self.gain < torch.inf:
+            norms = torch.einsum("ij,ij->j", changes, changes).sqrt_().mul_(self.gain)
+            torch.minimum(found, distance.t().index_select(1, classes).mul_(norms), out=found)
+        return found
+
     def _share(self, piece: Piece, moved: Tensor) -> Tensor:
         """Bound what share of the margins changes of the first operand take, for all examples of a piece."""
-        return self._against(self.first_table, moved, piece.classes).mul_(piece.inverse).amax(0)
+        return self._nearer(moved, piece.classes).mul_(piece.inverse).amax(0)
 
     def _reach(self, piece: Piece, x: Tensor, low: float, high: float) -> Tensor:
         """Bound what share of the margins a change of one takes, for changes from ``low`` to ``high``."""
@@ -212,7 +221,7 @@ class Chained:
         moved = new - old
         some = slice(None, None, max(1, size // _TRIED))
         if not near:
-            tried = self._against(self.first_table, moved[:, some].abs(), piece.classes[some]) * piece.inverse[:, some]
+            tried = self._nearer(moved[:, some].abs(), piece.classes[some]) * piece.inverse[:, some]
             if float((tried.amax(0) < 1 - 1e-3).float().mean()) > 0.3:
                 undecided[word] &= ~(self._share(piece, moved.abs()) < 1 - 1e-3)
                 if int(undecided[word].sum()) < _DENSE * size:
@@ -222,7 +231,7 @@ class Chained:
         error = None
         if bool((between & (ratios > 1 / 32)).any()):
             error = (old + new).sub_(step.apply(torch.add(start, z, out=z).mul_(0.5)), alpha=2)
-            tried = self._against(self.first_table, error[:, some], piece.classes[some])
+            tried = self._nearer(error[:, some], piece.classes[some])
             if float((tried < piece.margins[:, some]).all(0).float().mean()) < 0.15:
                 error = None
         found = self._scores(piece, None, new, moved, error)
@@ -341,7 +350,11 @@ class Chained:
             grown = torch.maximum(grown, new[0].abs() / z.abs().amax(0).clamp_min(1e-30))
         behind = z.gather(0, classes[None]) - z
         behind.scatter_(0, classes[None], _FAR)
-        taken = self._against(self.tables, torch.cat(errors), classes) if errors else None
+        taken = None
+        if errors:
+            taken = self._nearer(errors[0], classes)
+            if self.later_tables is not None:
+                taken += self._against(self.later_tables, torch.cat(errors[1:]), classes)
         return _Scored(behind, self.held.allowed * grown, ~(grown < _HUGE), taken)
 
     def _scores_without(self, piece: Piece) -> Tensor:
