@@ -1,8 +1,8 @@
 """Limits for the mean of bounded values, by betting against what it might be."""
 
 import numpy as np
+import scipy  # loads optimize when first used
 from jaxtyping import Float, Int
-from scipy import optimize
 
 _BETS = np.geomspace(1e-4, 0.99, 32)
 # Shares of the capital. The best bet is as large as the interval is narrow relative to the mean. Large bets get more of
@@ -42,4 +42,4 @@ def least_mean(
     wrong = right - 1.0
     while won(wrong) < 0:
         wrong -= 1.0
-    return float(np.exp(optimize.brentq(won, wrong, right, xtol=1e-12)))
+    return float(np.exp(scipy.optimize.brentq(won, wrong, right, xtol=1e-12)))
