@@ -118,5 +118,9 @@ def test_what_cannot_be_is_refused() -> None:
         weighted_rate(np.array([True, False]), np.array([1.0, 3.0]), bound=2.0)
     with pytest.raises(InvalidInput, match=r"weights=0..1 must be above 0"):
         weighted_rate(np.array([True, False]), np.array([0.0, 1.0]), bound=2.0)
-    with pytest.raises(InvalidInput, match="trials must not be none"):
+    with pytest.raises(InvalidInput, match="weights must not be empty: nothing is known"):
         weighted_rate(np.array([], bool), np.array([]), bound=2.0)
+    with pytest.raises(InvalidInput, match=r"values=0..3 must be from 0 to 1; divide by the largest there can be"):
+        weighted_mean(np.array([0.0, 3.0]), np.ones(2), bound=1.0)
+    with pytest.raises(InvalidInput, match=r"values=nan..nan must be from 0 to 1"):
+        weighted_mean(np.array([0.5, np.nan]), np.ones(2), bound=1.0)

@@ -52,10 +52,11 @@ def weighted_mean(
     The interval assumes nothing about how the weights are distributed below their bound. It is where neither of two
     gamblers, who bet that the mean is higher or lower, has turned 1 into ``2 / (1 - confidence)``; each puts constant
     shares of the capital on every trial, mixed (Waudby-Smith and Ramdas, Estimating means of bounded random variables
-    by betting, 2023). Like `confidence_sequence`, it holds at all looks at once and whatever the trials' order.
+    by betting, 2023). For independent draws it holds at all looks at once, like `confidence_sequence`, and whatever the
+    trials' order; for numbers that are fixed for each stratum, once all of those trials are there.
 
     Args:
-        values: one a trial.
+        values: one a trial, in 0..1.
         weights: the probability of the trial's fault under the population's distribution (1 / N, say), divided by the
             probability with which it was drawn. Draws are independent, with replacement; or of each stratum a number
             fixed beforehand, without: N_h / N divided by n_h / n.
@@ -66,11 +67,15 @@ def weighted_mean(
             needs weights (and the bound) only up to a factor.
 
     Raises:
-        InvalidInput: if there are no trials, or a weight is not in 0..bound.
+        InvalidInput: if there are no trials, a value is not in 0..1, or a weight is not in 0..bound.
     """
     check_confidence(confidence)
-    if not values.size:
-        raise InvalidInput("trials must not be none: nothing is known before the first")
+    if not weights.size:
+        raise InvalidInput("weights must not be empty: nothing is known before the first trial")
+    if not (values.min() >= 0 and values.max() <= 1):
+        raise InvalidInput(
+            f"values={values.min():.6g}..{values.max():.6g} must be from 0 to 1; divide by the largest there can be"
+        )
     if not (weights.min() > 0 and weights.max() <= bound):
         raise InvalidInput(
             f"weights={weights.min():.6g}..{weights.max():.6g} must be above 0 and at most bound={bound:.6g}"
