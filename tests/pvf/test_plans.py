@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 import miscompute as mc
 from miscompute import InvalidInput
+from miscompute.analysis import weighted_mean
 from miscompute.formats import FORMATS
-from miscompute.pvf import Protection, Vulnerability, advise
+from miscompute.pvf import Faults, Protection, Vulnerability, advise
 from miscompute.pvf._draws import Allocation, allocate
 from miscompute.pvf._result import _Group
 
@@ -131,8 +132,21 @@ def test_what_a_data_aware_measurement_says_is_right_by_every_group(counted: Cou
     weighed = (frame["weight"] * frame["top1"]).sum() / (whole.population * exact.inferences)
     assert weighed == pytest.approx(whole.pvf.best)
     assert frame["weight"].sum() == pytest.approx(whole.population)
+    # Faults of one parameter and bit stand for as many, so they are as good as drawn alike.
+    for row in drawn.cells("channel", "bit").values():
+        if row.failures == 0 < row.faults < row.population:
+            none = weighted_mean(np.zeros(row.faults), np.ones(row.faults), bound=1.0, normalised=True)
+            assert row.pvf.high == pytest.approx(none.high)
     # What advice expects to prevent is the PVF that was estimated.
     assert advise(drawn, 0.0).pvf == pytest.approx(whole.pvf.best)
+
+
+def test_a_frame_counts_what_was_tried_once(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, asked = mc.vulnerability(counted.model, counted.examples[:2], trials=60), []
+    length = Faults.__len__
+    monkeypatch.setattr(Faults, "__len__", lambda one: asked.append(one) or length(one))  # type: ignore[func-returns-value]
+    assert drawn.frame()["weight"].to_list() == [len(counted.failures) / 60] * 60
+    assert len(asked) <= 2 * len(drawn.measured) < 60 * 60
 
 
 def test_protected_bits_get_few_trials(counted: Counted) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from types import MappingProxyType
 from typing import NamedTuple, final
@@ -118,9 +119,13 @@ class Vulnerability:
         size, columns = math.prod(self.shapes[parameter]), len(self.effects)
         if self.allocation is not None:
             return size / self.allocation[parameter]
-        tried = sum(len(one.faults) for one in self.measured)
         population = columns * sum(math.prod(shape) for shape in self.shapes.values())
-        return np.full(columns, population / tried)
+        return np.full(columns, population / self._many)
+
+    @cached_property
+    def _many(self) -> int:
+        """How many faults were tried: of thousands that were drawn, too many to count again for each."""
+        return sum(len(one.faults) for one in self.measured)
 
     def rows(self, by: str = "model", criterion: str | None = None, *, confidence: float = 0.95) -> tuple[Row, ...]:
         """Sum up by ``model``, ``layer``, ``parameter``, ``channel``, ``element``, ``bit``, ``field`` or ``effect``.
@@ -206,9 +211,15 @@ class Vulnerability:
             weights = np.split(stands[columns][mine][order], cuts)
             parts = np.split(failures[mine][order], cuts)
             is_split = self.allocation is not None and len(places) > 1
-            for label, size, some, of_some in zip(labels, sizes.tolist(), parts, weights, strict=True):
+            bounds = np.full(len(labels), stands.max())
+            if is_split and places.shape[1] > 1:  # a label need not have the effects of which few were drawn
+                bounds = np.zeros(len(labels))
+                np.maximum.at(bounds, places[belongs], np.broadcast_to(stands, places.shape)[belongs])
+            for label, size, some, of_some, bound in zip(
+                labels, sizes.tolist(), parts, weights, bounds.tolist(), strict=True
+            ):
                 if size:
-                    found.setdefault(label, []).append(_Group(some, of_some, size, float(stands.max()), is_split))
+                    found.setdefault(label, []).append(_Group(some, of_some, size, bound, is_split))
         return {label: _together(groups) for label, groups in found.items()}
 
     def _tried(self, criterion: str | None) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
