@@ -125,6 +125,25 @@ def test_the_damage_of_one_word_is_drawn(
         (["--format", "fp12"], "format='fp12' is unknown"),
         (["--layer", "conv9"], "parameter 'conv9' is not there"),
         (["--criterion", "best"], "criterion='best' is unknown"),
+        (["--plan", "random"], "plan='random' is unknown; choose from uniform, data-aware"),
+        (["--plan", "data-aware", "--trials", "319"], "trials=319 must be at least 320 with plan='data-aware'"),
+        (["--plan", "data-aware", "--exhaustive"], "plan='data-aware' is of faults that are drawn, and all are asked"),
+        (["--trials", "0"], "trials=0 must be at least 1"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_a_training(
+    run: Any, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    status, out, err = run("--width", "0.3", "--steps", "1000", "--trials", "5", "--out", str(tmp_path), *arguments)
+    assert (status, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "model.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
         (["--model", "lenet"], "model='lenet' is unknown"),
         (["--protect", "101"], "target=1.01 must be a share from 0 to 1"),
         (["--protect", "1", "--protect-by", "row"], "by='row' is unknown; choose from bit, channel"),
@@ -139,7 +158,6 @@ def test_the_damage_of_one_word_is_drawn(
         (["--neurons", "--plan", "data-aware"], "plan is of stored parameters, not of neurons"),
         (["--neurons", "--protect", "1"], "protect is of stored parameters, not of neurons"),
         (["--neurons", "--layer", "conv9"], "layer 'conv9' is not there; choose from conv1"),
-        (["--trials", "0"], "trials=0 must be at least 1"),
         (["--checkpoint", "none.pt"], "checkpoint='none.pt' is not there"),
     ],
 )

@@ -168,7 +168,9 @@ def test_what_cannot_be_drawn_is_refused(counted: Counted) -> None:
         measured(trials=127, plan="data-aware")
     with pytest.raises(InvalidInput, match="plan='random' is unknown; choose from uniform, data-aware"):
         measured(trials=200, plan="random")
-    with pytest.raises(InvalidInput, match="plan='data-aware' is of faults that are drawn; give trials"):
+    with pytest.raises(
+        InvalidInput, match="plan='data-aware' is of faults that are drawn, and all are asked for; give"
+    ):
         measured(plan="data-aware")
     with pytest.raises(InvalidInput, match=r"trials=99999 exceed the 16256 faults that there are"):
         measured(trials=99_999, plan="data-aware")

@@ -34,6 +34,29 @@ _MASKED = (
 )
 
 
+def check_drawn(shapes: Shapes, effects: Sequence[Effect], *, trials: int | None, plan: str = "uniform") -> None:
+    """Raise `InvalidInput` unless so many faults can be drawn by a plan; no number of trials: all are tried."""
+    if plan not in PLANS:
+        raise InvalidInput(f"plan={plan!r} is unknown; choose from {', '.join(PLANS)}")
+    if trials is None:
+        if plan != "uniform":
+            raise InvalidInput(
+                f"plan={plan!r} is of faults that are drawn, and all are asked for; give trials, or leave the plan out"
+            )
+        return
+    population = sum(_sizes(shapes).values()) * len(effects)
+    if trials < 1:
+        raise InvalidInput(f"trials={trials} must be at least 1; leave it out for all faults")
+    if trials > population:
+        raise InvalidInput(f"trials={trials} exceed the {population} faults that there are; leave it out for all")
+    least = len(shapes) * len(effects)
+    if plan == "data-aware" and trials < least:
+        raise InvalidInput(
+            f"trials={trials} must be at least {least} with plan='data-aware', one for each of {len(effects)} effects "
+            f"on each of {len(shapes)} parameters; draw more, or use plan='uniform'"
+        )
+
+
 def all_faults(shapes: Shapes, effects: Sequence[Effect], *, most: int) -> list[Faults]:
     """List all faults of parameters of some shapes, of at the most so many elements at once."""
     return [
@@ -49,8 +72,9 @@ def drawn_alike(shapes: Shapes, effects: Sequence[Effect], *, trials: int, seed:
     Raises:
         InvalidInput: unless from one to all are to be drawn.
     """
+    check_drawn(shapes, effects, trials=trials)
     sizes = _sizes(shapes)
-    population = _checked(trials, sizes, effects)
+    population = sum(sizes.values()) * len(effects)
     places = np.sort(np.random.default_rng(seed).choice(population, trials, replace=False))
     elements, columns = np.divmod(places, len(effects))
     ends = np.cumsum(list(sizes.values()))
@@ -107,14 +131,9 @@ def allocate(
         InvalidInput: unless there is one for each effect on each parameter, and not more than faults.
     """
     shapes = {name: tuple(model.get_parameter(name).shape) for name in formats}
+    check_drawn(shapes, effects, trials=trials, plan="data-aware")
     sizes = _sizes(shapes)
-    population = _checked(trials, sizes, effects)
-    least = len(sizes) * len(effects)
-    if trials < least:
-        raise InvalidInput(
-            f"trials={trials} must be at least {least} with plan='data-aware', one for each of {len(effects)} effects "
-            f"on each of {len(sizes)} parameters; draw more, or use plan='uniform'"
-        )
+    population = sum(sizes.values()) * len(effects)
     worth = {name: _worth(name, model.get_parameter(name), one, effects, protection) for name, one in formats.items()}
     whole = math.fsum(float(worth[name].sum()) * size for name, size in sizes.items())
     shares = [
@@ -147,12 +166,3 @@ def _worth(
 
 def _sizes(shapes: Shapes) -> dict[str, int]:
     return {name: math.prod(shape) for name, shape in shapes.items()}
-
-
-def _checked(trials: int, sizes: Mapping[str, int], effects: Sequence[Effect]) -> int:
-    population = sum(sizes.values()) * len(effects)
-    if trials < 1:
-        raise InvalidInput(f"trials={trials} must be at least 1; leave it out for all faults")
-    if trials > population:
-        raise InvalidInput(f"trials={trials} exceed the {population} faults that there are; leave it out for all")
-    return population

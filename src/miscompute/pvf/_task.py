@@ -9,10 +9,13 @@ from torch import Tensor, nn
 
 from .._invalid import InvalidInput
 from ..experiment import replacing, usable
-from ..tasks import DataSet, Recipe, Training, build_model, cluttered_digits, load_data
-from ._faults import Protection
+from ..formats import format_named
+from ..tasks import DATA_SETS, DataSet, Recipe, Training, build_model, cluttered_digits, load_data, without_memory
+from ._criteria import check_criteria
+from ._draws import check_drawn
+from ._faults import Protection, effects_of
 from ._result import Vulnerability
-from ._vulnerability import vulnerability
+from ._vulnerability import parameter_names, vulnerability
 
 Report = Callable[[str, int, int], None]
 """Told what is done, how much of it, and of how much."""
@@ -57,8 +60,15 @@ def measure_task(
         report: told of the training's steps and of the pairs.
 
     Raises:
-        InvalidInput: if the checkpoint is not there, damaged, or of another model, or there are not so many examples.
+        InvalidInput: as `vulnerability` does, most of it before a training; or if the checkpoint is not there, damaged,
+            or of another model, or there are not so many examples.
     """
+    if recipe.data in DATA_SETS:  # before a training that may take hours; else `load_data` says that it is not
+        bare = without_memory(recipe.model, **DATA_SETS[recipe.data].sizes, width=recipe.width)
+        names, effects = parameter_names(bare, parameters), effects_of(kinds, format_named(format))
+        check_drawn({name: bare.get_parameter(name).shape for name in names}, effects, trials=trials, plan=plan)
+        if criteria is not None:
+            check_criteria(tuple(criteria), torch.empty(0))  # tasks have labels
     model, inputs, labels = task_examples(
         recipe, out, checkpoint=checkpoint, images=images, data_folder=data_folder, report=report
     )

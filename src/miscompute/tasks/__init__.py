@@ -14,6 +14,7 @@ from ._models import alexnet as alexnet
 from ._models import build_model as build_model
 from ._models import lenet5 as lenet5
 from ._models import mlp as mlp
+from ._models import without_memory as without_memory
 from ._recipe import OPTIMIZERS as OPTIMIZERS
 from ._recipe import RECIPES as RECIPES
 from ._recipe import SCHEDULES as SCHEDULES
