@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from miscompute import InvalidInput
-from miscompute.analysis import Stratum, neyman, rate, stratified_rate
+from miscompute.analysis import Stratum, deal, neyman, rate, stratified_rate
 
 MANY = 10**9  # faults in a stratum that few trials do not exhaust
 RATES = np.concatenate([[0.0], np.geomspace(1e-4, 0.5, 12), 1 - np.geomspace(1e-3, 0.3, 6), [1.0]])
@@ -147,3 +147,10 @@ def test_what_cannot_be_is_refused() -> None:
         neyman([5, 5], [0.1, 0.2], trials=3, least=2)
     with pytest.raises(InvalidInput, match="rates from 0 to 1"):
         neyman([5, 5], [0.1, 1.2], trials=3)
+    with pytest.raises(InvalidInput, match=r"trials=11 must be from 2 \(1 a stratum\) to 10 \(all faults\)"):
+        deal([5, 5], [0.5, 0.5], 11)
+    with pytest.raises(InvalidInput, match=r"trials=3 must be from 4 \(2 a stratum\)"):
+        deal([5, 5], [0.5, 0.5], 3, 2)
+    for shares in ([0.5], [0.5, -0.1], [0.5, math.nan]):
+        with pytest.raises(InvalidInput, match="shares must be one for each of 2 strata, none negative"):
+            deal([5, 5], shares, 4)

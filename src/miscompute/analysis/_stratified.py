@@ -126,11 +126,7 @@ def neyman(sizes: Sequence[int], rates: Sequence[float], *, trials: int, least: 
         raise InvalidInput(f"sizes and rates must be as many, and some: {len(sizes)} and {len(rates)}")
     if min(sizes) < 1 or least < 1 or not all(0 <= rate <= 1 for rate in rates):
         raise InvalidInput("sizes and least must be at least 1, rates from 0 to 1")
-    dealt = [min(least, size) for size in sizes]
-    if not sum(dealt) <= trials <= sum(sizes):
-        raise InvalidInput(
-            f"trials={trials} must be from {sum(dealt)} ({least} a stratum) to {sum(sizes)} (all faults)"
-        )
+    dealt = _least_of(sizes, trials, least)
     spreads = [size * (rate * (1 - rate)) ** 0.5 for size, rate in zip(sizes, rates, strict=True)]
 
     def priority(h: int) -> tuple[float, int, int]:
@@ -158,10 +154,15 @@ def deal(sizes: Sequence[int], shares: Sequence[float], trials: int, least: int 
         trials: all that there are to deal: at least the least for all, at most the faults.
         least: what each stratum gets at least, or all its faults if they are fewer.
 
+    Raises:
+        InvalidInput: if the trials are fewer than the least for all, or more than the faults, or the numbers cannot be.
+
     >>> deal([1_000, 1_000, 2], [0.5, 0.4, 0.1], 100)
     [54, 44, 2]
     """
-    dealt = [min(least, size) for size in sizes]
+    if len(sizes) != len(shares) or not all(share >= 0 for share in shares):
+        raise InvalidInput(f"shares must be one for each of {len(sizes)} strata, none negative")
+    dealt = _least_of(sizes, trials, least)
     queue = [(-shares[h] / (dealt[h] + 0.5), h) for h in range(len(sizes)) if dealt[h] < sizes[h]]
     heapq.heapify(queue)
     for _ in range(trials - sum(dealt)):
@@ -171,4 +172,14 @@ def deal(sizes: Sequence[int], shares: Sequence[float], trials: int, least: int 
             heapq.heapreplace(queue, (-shares[h] / (dealt[h] + 0.5), h))
         else:
             heapq.heappop(queue)
+    return dealt
+
+
+def _least_of(sizes: Sequence[int], trials: int, least: int) -> list[int]:
+    """Give each stratum the least; raise `InvalidInput` if the trials are fewer than that, or more than the faults."""
+    dealt = [min(least, size) for size in sizes]
+    if not sum(dealt) <= trials <= sum(sizes):
+        raise InvalidInput(
+            f"trials={trials} must be from {sum(dealt)} ({least} a stratum) to {sum(sizes)} (all faults)"
+        )
     return dealt
