@@ -53,13 +53,18 @@ class Operators(NamedTuple):
     rounding: tuple[float, ...]
 
 
-def operators_of(chain: Chain, node: Node, channel: int) -> Operators:
+def operators_of(chain: Chain, channel: int) -> Operators:
     """Prepare the products that follow a channel of an operator's result."""
     first = chain.first(channel)
     products = () if first is None else (first, *chain.later)
     absolute = tuple(product.magnitude() for product in products)
-    nodes = [node, *(step.product for step in chain.steps if step.product is not None)]
+    nodes = [step.product for step in chain.steps if step.product is not None]
     addends = [chain.graph.constants[arguments(one)[1]][0].numel() + 2 for one in nodes]
+    # Huge terms only: the faulty operator has one, a rounded change; what follows has those of the channel. The others
+    # are so much smaller that all of them together do not count.
+    if first is not None:
+        addends[0] = max(int(matrix.ne(0).sum(1).max()) for matrix, _, _ in first.blocks)
+    addends.insert(0, 2)
     down = []
     for at, product in enumerate(products):
         signs = (-1,) if chain.steps[at].rectifies else (-1, 1)  # operands of any sign: all terms may be negative
@@ -71,7 +76,7 @@ def operators_of(chain: Chain, node: Node, channel: int) -> Operators:
         tuple(down),
         tuple(max(float(matrix.max()) for matrix, _, _ in product.blocks) for product in absolute),
         tuple(chain.is_fatal(at, product) for at, product in enumerate(products)),
-        tuple(one.target is torch.ops.aten.linear.default for one in nodes[1:]),
+        tuple(one.target is torch.ops.aten.linear.default for one in nodes),
         tuple(rounding_of(one) for one in addends),
     )
 
@@ -93,7 +98,8 @@ class _Verdict(NamedTuple):
 class _Risks(NamedTuple):
     """What infinite results make of pairs.
 
-    ``found``: a score is NaN. ``open_``: not to be said here. ``maybe``: results are right, or a score is NaN.
+    ``found``: a score is NaN, or the pair fails for another reason. ``open_``: not to be said here. ``maybe``: the
+    same, or results are right.
     ``missing``: the sum of positive results that may be zero instead, after the rectifier.
     """
 
@@ -130,6 +136,7 @@ class Overflow:
     ) -> None:
         self.chain, self.held, self.whole, self.criteria = chain, held, whole, criteria
         self.channel, self.operators, self.start, self.old = channel, operators, start, old
+        self.by_first = set(criteria) <= {"top1", "label"}  # no score but the best matters, nor whether it is finite
 
     def decide(self, pieces: list[Piece], x: Tensor, word: int, change: float, tally: Tally) -> None:
         """Decide all examples for one change.
@@ -219,7 +226,9 @@ class Overflow:
                 few = may.nonzero().flatten()
                 part: Any = few if 2 * len(few) < pairs else slice(None)  # to gather some costs more than to take all
                 places = None if asked is None else asked[part]
-                risks = self._risks(at, z[:, part], operand[:, part], size[part], error[part], places)
+                risks = self._risks(
+                    at, z[:, part], operand[:, part], size[part], error[part], piece.classes[part], places
+                )
                 lost[part] |= risks.found & may[part] & ~unknown[part]
                 unknown[part] |= risks.open_ & may[part] & ~lost[part]
                 maybe[part] |= risks.maybe & may[part]
@@ -247,7 +256,16 @@ class Overflow:
         found = _judged(piece.classes, low, high, lost, unknown, maybe | (rises & falls).any(0))
         return found._replace(is_finite=found.is_finite & ~may)
 
-    def _risks(self, at: int, z: Tensor, operand: Tensor, size: Tensor, error: Tensor, places: Tensor | None) -> _Risks:
+    def _risks(
+        self,
+        at: int,
+        z: Tensor,
+        operand: Tensor,
+        size: Tensor,
+        error: Tensor,
+        classes: Tensor,
+        places: Tensor | None,
+    ) -> _Risks:
         """Say what infinite results before product ``at`` make of pairs.
 
         Where an infinite operand makes a score NaN, sums that perhaps overflow upwards are taken as finite, for the
@@ -271,6 +289,8 @@ class Overflow:
                     found[doubt] = self._is_told(at - 1, operand[:, doubt], places[doubt], error[doubt])
             return _Risks(found, none, maybe & ~found, missing)
         sums = z.abs() if at == 0 else operators.absolute[at - 1](operand.abs())
+        if self.by_first and step.rectifies and at + 1 == len(operators.products):
+            return self._of_hidden(z, sums, error, classes)
         above, below, open_rows = _settled(z, sums, error)
         if step.rectifies:
             open_rows &= ~(((sums + z) / 2 + error < _MOST) & (z + error < 0))  # zero afterwards, infinite or not
@@ -279,6 +299,26 @@ class Overflow:
         if step.rectifies and at + 1 == len(operators.products):
             found = self._cancels(infinite)
         return _Risks(found, (open_rows.any(0) | infinite.any(0)) & ~found, none, torch.zeros_like(error))
+
+    def _of_hidden(self, z: Tensor, sums: Tensor, error: Tensor, classes: Tensor) -> _Risks:
+        """Say what infinite results make that become operands of the scores, where only the best class matters.
+
+        One alone makes its weight's sign of each score infinite, so the first class with a positive weight is the best.
+        Several do the same, or make a NaN where their weights' signs differ. So unless the golden class is what one
+        makes alone, the pair fails however many of them are infinite.
+        """
+        step, weights = self.chain.steps[-2], self.operators.products[-1].blocks[0][0]
+        perhaps = step.apply((sums + z + 2 * error >= 2 * _MOST).float()) > 0
+        surely = step.apply(((z > _MOST + error) & (sums - z + 2 * error < 2 * _MOST)).float()) > 0
+        alone = torch.nn.functional.one_hot(
+            (weights > 0).float().argmax(0), len(weights)
+        ).float()  # -> (operands, classes)
+        golden = (alone.t() @ perhaps.float()).gather(0, classes[None])[0] > 0
+        cancels = self._cancels(surely)
+        found = cancels | (surely.any(0) & ~golden)
+        falls = (sums - z + 2 * error >= 2 * _MOST) & (z + error > 0)  # may be zero instead
+        missing = (z + error).where(falls, 0).sum(0)
+        return _Risks(found, golden & ~found, perhaps.any(0) & ~golden & ~found, missing)
 
     def _cancels(self, infinite: Tensor) -> Tensor:
         """Say where infinite operands of the last product, all positive, meet with weights of both signs in a score."""

@@ -13,7 +13,7 @@ from ._columns import Held, Piece, Tally
 from ._graph import arguments
 from ._overflow import Overflow, largest_of, operators_of
 
-_FLOATS = 1 << 20  # of the largest tensor of a piece of examples, so that it stays in the cache
+_FLOATS = 1 << 21  # of the largest tensor of a piece of examples, so that it stays in the cache
 _FAR = 1e30  # how far the golden class is ahead of itself: so far that it never decides
 _DENSE = 0.4  # from this share of examples on, to compute all of them costs less than to gather some
 _TRIED = 128  # examples on which a proof is tried before it is asked of all
@@ -94,7 +94,7 @@ class Chained:
             )
             for piece in self.pieces
         }
-        self.operators = operators_of(chain, node, channel)
+        self.operators = operators_of(chain, channel)
         self.products = self.operators.products
         self.overflow = Overflow(
             chain, self.held, self.whole, self.criteria, channel, self.operators, self.start, self.old
