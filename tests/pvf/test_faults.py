@@ -21,6 +21,12 @@ def test_every_kind_gives_effects_that_fit() -> None:
     assert len(effects_of(["flip", "stuck-at-1", "burst:3"], FORMATS["bf16"])) == 16 + 16 + 14
 
 
+def test_a_kind_that_is_named_twice_is_no_second_fault() -> None:
+    flips = effects_of(["flip"], FORMATS["fp32"])
+    assert effects_of(["flip", "flip"], FORMATS["fp32"]) == flips
+    assert effects_of(["burst:1", "flip"], FORMATS["fp32"]) == flips
+
+
 @pytest.mark.parametrize(
     ("kinds", "said"),
     [

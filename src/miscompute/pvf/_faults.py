@@ -58,7 +58,7 @@ place; ``random-bits:2`` flips two random bits, drawn for each word from its add
 
 
 def effects_of(kinds: Sequence[str], format: Format) -> tuple[Effect, ...]:
-    """Give the effects of kinds on words of a format, in order.
+    """Give the effects of kinds on words of a format, in order, each once: ``burst:1`` is ``flip``.
 
     >>> from miscompute.formats import FORMATS
     >>> [str(effect) for effect in effects_of(["burst:7", "stuck-at-1"], FORMATS["fp8_e5m2"])][:3]
@@ -78,7 +78,7 @@ def effects_of(kinds: Sequence[str], format: Format) -> tuple[Effect, ...]:
                 f"kind={kind!r} is unknown; choose from flip, stuck-at-0, stuck-at-1, burst:3, random-bits:2"
             )
         found += KINDS[word](format, text)
-    return tuple(found)
+    return tuple(dict.fromkeys(found))
 
 
 @final
