@@ -38,6 +38,7 @@ from miscompute.outcome import OUTCOMES, Point, Trajectory
 from miscompute.tasks import Training, load_data, recipe_for
 
 CONSOLE = Console()
+_BATCH = 50_000  # rows written at once; a merge of stores writes all at once
 
 
 def processor_seconds() -> float:
@@ -120,10 +121,16 @@ def workers_table(spec: Path, trials: int, folder: Path, repeats: int) -> None:
 
 def capacity() -> float:
     """Say how many times the work of one process two do that share nothing."""
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(train_alone, [1, 1]))  # both start, and load PyTorch and the data
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, context, initializer=together, initargs=(context.Barrier(2),)) as pool:
+        list(pool.map(train_alone, [1, 1]))  # they load the data
         one = train_alone_seconds(pool, 1)
         return 2 * one / train_alone_seconds(pool, 2)
+
+
+def together(barrier: Any) -> None:
+    """Wait until both processes are there, so that none has done the other's part."""
+    barrier.wait()
 
 
 def train_alone_seconds(pool: ProcessPoolExecutor, processes: int) -> float:
@@ -197,8 +204,8 @@ def store_table(rows: int, folder: Path) -> None:
     records = [record_of(place, names[place % len(names)]) for place in range(rows)]
     with Store(folder / "rows.sqlite", axes=SPACE.axes) as store:
         began = time.monotonic()
-        for first in range(0, rows, 5_000):
-            store.add(records[first : first + 5_000])
+        for first in range(0, rows, _BATCH):
+            store.add(records[first : first + _BATCH])
         seconds = time.monotonic() - began
         tables = {"outcomes": timed(store.tally), "outcomes by bit": timed(lambda: store.tally("bit"))}
         held = store.trials()

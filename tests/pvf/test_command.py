@@ -145,8 +145,8 @@ def test_what_cannot_be_measured_is_refused_before_a_training(
     ("arguments", "said"),
     [
         (["--model", "lenet"], "model='lenet' is unknown"),
-        (["--protect", "101"], "target=1.01 must be a share from 0 to 1"),
-        (["--protect", "1", "--protect-by", "row"], "by='row' is unknown; choose from bit, channel"),
+        (["--protect", "101"], "protect=101 must be from 0 to 100"),
+        (["--protect", "1", "--protect-by", "row"], "protect-by='row' is unknown; choose from bit, channel"),
         (["--bit-error-rate", "0.1", "--exhaustive"], "exhaustive is of single faults, not of a bit error rate"),
         (["--bit-error-rate", "0.1", "--protect", "0"], "protect is of single faults, not of a bit error rate"),
         (["--bit-error-rate", "0.1", "--draw", "figure"], "draw is of single faults, not of a bit error rate"),

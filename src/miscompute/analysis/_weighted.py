@@ -72,6 +72,8 @@ def weighted_mean(
     check_confidence(confidence)
     if not weights.size:
         raise InvalidInput("weights must not be empty: nothing is known before the first trial")
+    if values.shape != weights.shape:
+        raise InvalidInput(f"values and weights must be as many, not {len(values)} and {len(weights)}")
     if not (values.min() >= 0 and values.max() <= 1):
         raise InvalidInput(
             f"values={values.min():.6g}..{values.max():.6g} must be from 0 to 1; divide by the largest there can be"

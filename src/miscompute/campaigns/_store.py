@@ -28,7 +28,7 @@ STORE_FILE = "store.sqlite"
 
 _APPLICATION = int.from_bytes(b"misc")
 _BUSY_SECONDS = 30.0
-_CACHE_KIB = 1 << 16  # keys come in no order, so all of their index is in use
+_CACHE_KIB = 1 << 18  # keys come in no order, so all of their index is in use
 _POINT = attrgetter(*(field.name for field in fields(Point)))
 
 _COLUMNS = {
