@@ -118,7 +118,7 @@ def test_what_cannot_be_is_refused() -> None:
         weighted_rate(np.array([True, False]), np.array([1.0, 3.0]), bound=2.0)
     from miscompute.analysis import _weighted
 
-    plain = _weighted.weighted_mean.__wrapped__  # what users call: without the checks of types
+    plain = getattr(_weighted.weighted_mean, "__wrapped__")  # noqa: B009  # what users call: without the checks of types
     with pytest.raises(InvalidInput, match="values and weights must be as many, not 1 and 2"):
         plain(np.array([0.5]), np.array([1.0, 1.0]), bound=2.0)
     with pytest.raises(InvalidInput, match=r"weights=0..1 must be above 0"):
