@@ -116,9 +116,7 @@ def test_equal_weights_cost_less_than_twice_the_width() -> None:
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"weights=1..3 must be above 0 and at most bound=2"):
         weighted_rate(np.array([True, False]), np.array([1.0, 3.0]), bound=2.0)
-    from miscompute.analysis import _weighted
-
-    plain = getattr(_weighted.weighted_mean, "__wrapped__")  # noqa: B009  # what users call: without the checks of types
+    plain = getattr(weighted_mean, "__wrapped__")  # noqa: B009  # what users call: without the checks of types
     with pytest.raises(InvalidInput, match="values and weights must be as many, not 1 and 2"):
         plain(np.array([0.5]), np.array([1.0, 1.0]), bound=2.0)
     with pytest.raises(InvalidInput, match=r"weights=0..1 must be above 0"):

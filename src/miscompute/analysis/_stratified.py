@@ -1,7 +1,7 @@
 """Rates over strata: layers, bits or passes that were sampled separately."""
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -126,23 +126,9 @@ def neyman(sizes: Sequence[int], rates: Sequence[float], *, trials: int, least: 
         raise InvalidInput(f"sizes and rates must be as many, and some: {len(sizes)} and {len(rates)}")
     if min(sizes) < 1 or least < 1 or not all(0 <= rate <= 1 for rate in rates):
         raise InvalidInput("sizes and least must be at least 1, rates from 0 to 1")
-    dealt = _least_of(sizes, trials, least)
     spreads = [size * (rate * (1 - rate)) ** 0.5 for size, rate in zip(sizes, rates, strict=True)]
-
-    def priority(h: int) -> tuple[float, int, int]:
-        # Equal ones, such as strata of rate 0 at the end, are served in turn.
-        return -spreads[h] / (dealt[h] * (dealt[h] + 1)) ** 0.5, dealt[h], h
-
-    queue = [priority(h) for h in range(len(sizes)) if dealt[h] < sizes[h]]
-    heapq.heapify(queue)
-    for _ in range(trials - sum(dealt)):
-        h = queue[0][2]
-        dealt[h] += 1
-        if dealt[h] < sizes[h]:
-            heapq.heapreplace(queue, priority(h))
-        else:
-            heapq.heappop(queue)
-    return tuple(dealt)
+    # Equal ones, such as strata of rate 0 at the end, are served in turn.
+    return tuple(_dealt(sizes, trials, least, lambda h, n: (-spreads[h] / (n * (n + 1)) ** 0.5, n)))
 
 
 def deal(sizes: Sequence[int], shares: Sequence[float], trials: int, least: int = 1) -> list[int]:
@@ -162,24 +148,27 @@ def deal(sizes: Sequence[int], shares: Sequence[float], trials: int, least: int 
     """
     if len(sizes) != len(shares) or not all(share >= 0 for share in shares):
         raise InvalidInput(f"shares must be one for each of {len(sizes)} strata, none negative")
-    dealt = _least_of(sizes, trials, least)
-    queue = [(-shares[h] / (dealt[h] + 0.5), h) for h in range(len(sizes)) if dealt[h] < sizes[h]]
-    heapq.heapify(queue)
-    for _ in range(trials - sum(dealt)):
-        h = queue[0][1]
-        dealt[h] += 1
-        if dealt[h] < sizes[h]:
-            heapq.heapreplace(queue, (-shares[h] / (dealt[h] + 0.5), h))
-        else:
-            heapq.heappop(queue)
-    return dealt
+    return _dealt(sizes, trials, least, lambda h, n: (-shares[h] / (n + 0.5),))
 
 
-def _least_of(sizes: Sequence[int], trials: int, least: int) -> list[int]:
-    """Give each stratum the least; raise `InvalidInput` if the trials are fewer than that, or more than the faults."""
+def _dealt(sizes: Sequence[int], trials: int, least: int, rank: Callable[[int, int], tuple[float, ...]]) -> list[int]:
+    """Deal each trial to the stratum h of lowest rank, given the n trials that it has, until all its faults are tried.
+
+    Raises:
+        InvalidInput: if the trials are fewer than the least for all, or more than the faults.
+    """
     dealt = [min(least, size) for size in sizes]
     if not sum(dealt) <= trials <= sum(sizes):
         raise InvalidInput(
             f"trials={trials} must be from {sum(dealt)} ({least} a stratum) to {sum(sizes)} (all faults)"
         )
+    queue = [(rank(h, n), h) for h, n in enumerate(dealt) if n < sizes[h]]
+    heapq.heapify(queue)
+    for _ in range(trials - sum(dealt)):
+        _, h = queue[0]
+        dealt[h] += 1
+        if dealt[h] < sizes[h]:
+            heapq.heapreplace(queue, (rank(h, dealt[h]), h))
+        else:
+            heapq.heappop(queue)
     return dealt
