@@ -29,9 +29,8 @@ Allocation = Mapping[str, Int64[np.ndarray, " effects"]]
 
 _LOOK = 4096  # elements of a parameter, at random, from which is guessed what an effect does to it
 _ALIKE = 0.5  # of the trials, dealt whatever the guess says, since it may be wrong
-_MASKED = (
-    10.0  # times its own sum a neuron must be off before answers change; about so in LeNet-5, and no number is best
-)
+# Times its own sum a neuron must be off before answers change: about so in LeNet-5, and no number is best.
+_MASKED = 10.0
 
 
 def check_drawn(shapes: Shapes, effects: Sequence[Effect], *, trials: int | None, plan: str = "uniform") -> None:

@@ -105,13 +105,10 @@ class Vulnerability:
 
         ``criterion``: without one, the first.
         """
-        place = place_of(criterion, self.criteria)
-        column = {effect: at for at, effect in enumerate(self.effects)}
-        found = {name: torch.full((math.prod(shape), len(self.effects)), -1) for name, shape in self.shapes.items()}
-        for one in self.measured:
-            elements = torch.tensor(one.faults.elements)
-            columns = torch.tensor([column[effect] for effect in one.faults.effects])
-            found[one.faults.parameter][elements[:, None], columns[None]] = one.failures[place]
+        found = {}
+        for name, (elements, columns, failures) in self._tried(criterion).items():
+            found[name] = torch.full(_size(self, name), -1)
+            found[name][elements, columns] = torch.from_numpy(failures)
         return found
 
     def stands_for(self, parameter: str) -> Float64[np.ndarray, " effects"]:
